@@ -1,0 +1,95 @@
+"""Prefix times (law 2) and the two forms in which a coefficient travels.
+
+A time is a tensor whose shape is a *prefix* of the state's shape: `()` shared by the whole batch, `(B,)` per sample,
+`(B, T)` per frame, `(B, L)` per token. A coefficient of such a time is either
+
+- a Python float, when the time is shared and its value is known on the host. The update is then one or two fused
+  tensor operations, and nothing is read back from the device; or
+- a tensor of the time's shape, when rows stand at different levels.
+
+`instant` makes shared times that remember their host value; `coefficients` and `expand` are the only places where the
+two forms part ways.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Scalar = float | Tensor
+"""A coefficient: a float shared by all rows, or a tensor of the time's prefix shape."""
+
+Num = TypeVar("Num", float, Tensor)
+"""A schedule's argument and result: host arithmetic for a float, tensor arithmetic for a tensor."""
+
+_HOST = "_condiff_host"
+
+
+def instant(value: float, device: torch.device | str | None = None) -> Tensor:
+    """Make a time shared by all rows, shape (), float64, that remembers its value on the host."""
+    t = torch.full((), value, dtype=torch.float64, device=device)
+    setattr(t, _HOST, float(value))
+    return t
+
+
+def host(t: Tensor) -> float | None:
+    """Return the host value of a time made by `instant`, or None for any other tensor. Never reads the device."""
+    value = getattr(t, _HOST, None)
+    return value if isinstance(value, float) else None
+
+
+def known(t: Tensor) -> Scalar:
+    """Return the float behind a shared time if the host knows it, else the time itself in float64."""
+    value = host(t)
+    return t.to(torch.float64) if value is None else value
+
+
+def expand(value: Tensor, x: Tensor) -> Tensor:
+    """Reshape a prefix-shaped tensor so that it broadcasts against x.
+
+    Args:
+        value: Shape () or a prefix of x.shape.
+        x: State, shape (B, *S).
+
+    Returns: value with trailing ones, x.ndim dimensions (or 0).
+
+    Raises:
+        ValueError: If value.shape is not a prefix of x.shape.
+    """
+    if value.ndim == 0:
+        return value
+    if value.shape != x.shape[: value.ndim]:
+        raise ValueError(
+            f"a time or coefficient of shape {tuple(value.shape)} is not a prefix of the state's shape "
+            f"{tuple(x.shape)}; use () for one time, (B,) per sample, (B, T) per frame"
+        )
+    return value.reshape(value.shape + (1,) * (x.ndim - value.ndim))
+
+
+def scale(a: Scalar, x: Tensor) -> Tensor:
+    """Return a * x in x's dtype; a is a float or a prefix-shaped tensor."""
+    if isinstance(a, Tensor):
+        return x * expand(a, x).to(x.dtype)
+    return x * a
+
+
+def mix(a: Scalar, x: Tensor, b: Scalar, y: Tensor) -> Tensor:
+    """Return a * x + b * y in x's dtype, in two operations; a and b are floats or prefix-shaped tensors.
+
+    Zeros and ones known on the host cost nothing.
+    """
+    if not isinstance(a, Tensor) and not isinstance(b, Tensor):
+        if b == 0.0:
+            return x if a == 1.0 else x * a
+        if a == 0.0:
+            return y if b == 1.0 else y * b
+        if a == 1.0:
+            return torch.add(x, y, alpha=b)
+        if b == 1.0:
+            return torch.add(y, x, alpha=a)
+        return (x * a).add_(y, alpha=b)
+    if not isinstance(b, Tensor):
+        return torch.add(scale(a, x), y, alpha=b) if b != 0.0 else scale(a, x)
+    return torch.addcmul(scale(a, x), y, expand(b, y).to(y.dtype))

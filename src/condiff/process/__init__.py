@@ -1,0 +1,57 @@
+"""Processes: how data are corrupted, and the schedules, noise laws, targets, grids and time laws they are made of."""
+
+from condiff.process.absorbing import Absorbing, Unmasked
+from condiff.process.clock import Clock, FlowClock, Frame, ProcessTime, Ratio
+from condiff.process.gaussian import Gaussian, Preconditioned
+from condiff.process.grid import FlowTime, Grid, Karras, LogSNR, Times, Trailing, Uniform
+from condiff.process.interpolant import Bridge, Interpolant, Straight, Trigonometric, TwoHeads
+from condiff.process.noise import Normal, Offset, Student
+from condiff.process.schedule import VP, Cosine, Flow, LogLinear, Table, Trig
+from condiff.process.target import EDM, Data, Noise, Score, V, Velocity
+from condiff.process.timelaw import Importance, LogitNormal, LogNormalSigma, Stratified, TimeLaw, UniformTime, draw_times
+
+__all__ = [
+    "EDM",
+    "VP",
+    "Absorbing",
+    "Bridge",
+    "Clock",
+    "Cosine",
+    "Data",
+    "Flow",
+    "FlowClock",
+    "FlowTime",
+    "Frame",
+    "Gaussian",
+    "Grid",
+    "Importance",
+    "Interpolant",
+    "Karras",
+    "LogLinear",
+    "LogNormalSigma",
+    "LogSNR",
+    "LogitNormal",
+    "Noise",
+    "Normal",
+    "Offset",
+    "Preconditioned",
+    "ProcessTime",
+    "Ratio",
+    "Score",
+    "Straight",
+    "Stratified",
+    "Student",
+    "Table",
+    "Trailing",
+    "Trig",
+    "Trigonometric",
+    "TimeLaw",
+    "Times",
+    "TwoHeads",
+    "Uniform",
+    "UniformTime",
+    "Unmasked",
+    "V",
+    "Velocity",
+    "draw_times",
+]
