@@ -1,0 +1,326 @@
+"""Reading people's own data, and the bundled sets by name, into train, validation and test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from condiff.data import arrays, columns, corpus, files, images, kinds, panel, splits, tables
+from condiff.data.batch import Splits
+from condiff.data.build import build
+from condiff.data.cells import Conditions
+from condiff.data.numeric import array_file
+from condiff.data.series import windowed
+from condiff.data.splits import PARTS, TRAIN
+
+TEXT_LENGTH = 256
+"""Bytes in a text example if no length is given."""
+
+
+def read(
+    path: str | os.PathLike[str],
+    *,
+    resolution: int | None = None,
+    channels: int | None = None,
+    length: int | None = None,
+    stride: int | None = None,
+) -> Splits:
+    """Read a folder of images or text, a CSV, NPZ or text file, or a bundled set by its name.
+
+    Args:
+        path: Folder, file, or one of "digits", "mni152", "mocap", "traffic", "verses" (write `./digits` for your own
+            folder).
+        resolution: Side in pixels that images are cut and resized to; None keeps images that are all of one size and
+            brings mixed ones to one square.
+        channels: 1 for grey, 3 for colour; None takes grey if every image is grey.
+        length: Steps of a series window or bytes of a text example; None chooses by the data.
+        stride: Steps or bytes from one window to the next; None chooses.
+
+    Returns: The three parts, with statistics of the training part in `meta`.
+
+    Raises:
+        FileNotFoundError: If nothing is at the path.
+        ValueError: If the data cannot be used as they are; the message says what to mend.
+    """
+    try:
+        kind = kinds.sniff(path)
+        _check(path, kind, resolution, channels, length, stride)
+        return _read(path, kind, resolution, channels, length, stride)
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _read(
+    path: str | os.PathLike[str],
+    kind: str,
+    resolution: int | None,
+    channels: int | None,
+    length: int | None,
+    stride: int | None,
+) -> Splits:
+    if kinds.is_bundled(path):
+        return _bundled(str(path), length, stride)
+    place = Path(path)
+    if place.is_dir() and kind == "images":
+        return _image_folder(place, resolution, channels)
+    if files.ending(place) in files.ARRAYS:
+        return _array_file(place)
+    if kind == "text":
+        return _texts(place, length, stride)
+    if kind == "series":
+        return _series_table(place, length, stride)
+    return _vector_table(place)
+
+
+def _check(
+    path: str | os.PathLike[str],
+    kind: str,
+    resolution: int | None,
+    channels: int | None,
+    length: int | None,
+    stride: int | None,
+) -> None:
+    if resolution is not None and not 1 <= resolution <= 4096:
+        raise ValueError(f"resolution must be 1 to 4096 pixels, got {resolution}")
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels must be 1 (grey) or 3 (colour), got {channels}")
+    for name, value in (("length", length), ("stride", stride)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    folder = not kinds.is_bundled(path) and Path(path).is_dir()
+    if not (kind == "images" and folder) and (resolution is not None or channels is not None):
+        raise ValueError(
+            f"{path}: resolution and channels are for folders of images, but this is {kind}; leave them out"
+        )
+    if kind not in ("series", "text") and (length is not None or stride is not None):
+        raise ValueError(f"{path}: length and stride are for series and text, but this is {kind}; leave them out")
+    if kind == "series" and not folder and files.ending(Path(path)) in files.ARRAYS and (length or stride):
+        raise ValueError(f"{path}: the series are already cut in this file; leave length and stride out")
+
+
+def _bundled(name: str, length: int | None, stride: int | None) -> Splits:
+    if name == "digits":
+        from condiff.data.digits import digits
+
+        return digits()
+    if name == "mni152":
+        from condiff.data.volumes import mni152
+
+        return mni152()
+    if name == "mocap":
+        from condiff.data.poses import mocap
+
+        return mocap()
+    if name == "traffic":
+        from condiff.data.series import traffic
+
+        return traffic(length or 192, stride or 24)
+    if stride is not None:
+        raise ValueError("verses: every example is one verse, so there is no stride; leave it out")
+    from condiff.data.verses import verses
+
+    return verses(length or TEXT_LENGTH)
+
+
+def _stop(path: Path, problems: tuple[str, ...]) -> None:
+    """Refuse data with problems: the first in full, the number of the others."""
+    if problems:
+        more = f" (and {len(problems) - 1} more problem(s): run condiff doctor {path})" if len(problems) > 1 else ""
+        first = problems[0] if problems[0].startswith(str(path)) else f"{path}: {problems[0]}"
+        raise ValueError(first + more)
+
+
+def _parts(names: list[str], fixed: tuple[int, ...]) -> tuple[NDArray[np.int8], str]:
+    """Parts of every row: those that folders fix, and the missing ones taken from train by a keyed hash."""
+    if not fixed:
+        return splits.keyed_split(names), "hash of the name, 90/5/5"
+    parts = np.array(fixed, np.int8)
+    missing = [code for code in (splits.VALIDATION, splits.TEST) if not (parts == code).any()]
+    if not missing:
+        return parts, "folders train, val and test"
+    chosen = np.flatnonzero(parts == TRAIN)
+    cut = splits.keyed_split([names[row] for row in chosen])
+    for code in missing:
+        parts[chosen[cut == code]] = code
+    return parts, f"folders, and {' and '.join(PARTS[code] for code in missing)} from train by hash of the name"
+
+
+def _image_folder(place: Path, resolution: int | None, channels: int | None) -> Splits:
+    layout = images.scan(place)
+    _stop(place, layout.problems)
+    every = [*layout.paths, *layout.inputs]
+    shapes: list[images.Shape] = []
+    unreadable: list[str] = []
+    for path in every:
+        try:
+            shapes.append(images.measure(path))
+        except ValueError as error:
+            unreadable.append(str(error))
+    _stop_unreadable(place, unreadable)
+    sizes = {(shape.height, shape.width) for shape in shapes}
+    depth = channels or max(shape.channels for shape in shapes)
+    side = resolution if resolution is not None or len(sizes) == 1 else images.square(sizes)
+    height, width = (side, side) if side is not None else next(iter(sizes))
+    files.check_memory(
+        place,
+        len(every) * depth * height * width * 9,  # bytes now, float32 whole, float32 once more while it is cut
+        f"give a smaller resolution than {height}x{width} or fewer images",
+    )
+    pixels = np.empty((len(every), depth, height, width), np.uint8)
+    for row, path in zip(pixels, every, strict=True):
+        try:
+            picture = images.decode(path, depth, side)
+        except ValueError as error:
+            unreadable.append(str(error))
+            continue
+        if picture.shape != row.shape:
+            unreadable.append(
+                f"{path}: is {picture.shape[1:]} pixels, but its header says {row.shape[1:]}; save it again"
+            )
+            continue
+        row[...] = picture
+    _stop_unreadable(place, unreadable)
+    scaled = torch.from_numpy(pixels).float().div_(127.5).sub_(1)
+    names = [path.relative_to(place).as_posix() for path in layout.paths]
+    parts, rule = _parts(names, layout.parts)
+    conditions = Conditions()
+    for name, column in layout.cells.items():
+        if name in layout.classes:
+            conditions.add_classes(name, column)
+        elif any(cell is not None for cell in column):
+            conditions.add_cells(name, column, parts)
+    if layout.inputs:
+        conditions.add("input", scaled[len(names) :])
+        conditions.meta["input"] = {"kind": "picture", "channels": depth, "range": [-1.0, 1.0]}
+    resized = side is not None and sizes != {(side, side)}
+    meta: dict[str, object] = {
+        "source": str(place),
+        "split_rule": rule,
+        "range": [-1.0, 1.0],
+        "from_range": [0.0, 255.0],
+        "sizes": sorted(f"{h}x{w}" for h, w in sizes)[:20],
+        "resized": f"central square, Lanczos, to {side}x{side}" if resized else "no",
+        "remarks": list(layout.remarks),
+    }
+    return build(scaled[: len(names)], conditions, parts, name=place.resolve().name, kind="images", meta=meta)
+
+
+def _stop_unreadable(place: Path, errors: list[str]) -> None:
+    if errors:
+        raise ValueError(f"{place}: {len(errors)} unreadable image(s): {files.listed(errors)}")
+
+
+def _series_table(place: Path, length: int | None, stride: int | None) -> Splits:
+    table = tables.parse(place)
+    _stop(place, table.problems)
+    found = panel.panel(table)
+    _stop(place, found.problems)
+    return windowed(found, length, stride, name=place.name, source=str(place))
+
+
+def _vector_table(place: Path) -> Splits:
+    table = tables.parse(place)
+    _stop(place, table.problems)
+    classes = {name for name in table.numbers if name.lower() in tables.CLASSES}
+    numeric = [name for name in table.numbers if name not in classes]
+    if not numeric:
+        raise ValueError(f"{place}: the only numeric column is the class {min(classes)}; add columns of data")
+    values = np.stack([table.numbers[name] for name in numeric], axis=1)
+    _stop_missing(place, numeric, values)
+    parts, rule = splits.split_rows(len(values)), "hash of the row number, 90/5/5"
+    conditions = Conditions()
+    left_out = []
+    for name in classes:
+        column = [f"{value:g}" if np.isfinite(value) else None for value in table.numbers[name]]
+        conditions.add_classes(name, column)
+    for name, texts in table.names.items():
+        column = [None if text.lower() in tables.MISSING else text for text in texts]
+        if columns.looks(name, column) == "class":
+            conditions.add_classes(name, column)
+        else:
+            left_out.append(name)
+    mean, std = columns.moments(values[parts == TRAIN])
+    meta: dict[str, object] = {
+        "source": str(place), "split_rule": rule, "columns": numeric, "left_out": left_out,
+        "mean": mean.tolist(), "std": std.tolist(),
+    }  # fmt: skip
+    data = torch.from_numpy(((values - mean) / std).astype(np.float32))
+    return build(data, conditions, parts, name=place.name, kind="vectors", meta=meta)
+
+
+def _stop_missing(place: Path, names: list[str], values: NDArray[np.float64]) -> None:
+    missing = ~np.isfinite(values)
+    if missing.any():
+        worst = [f"{names[column]} ({missing[:, column].sum()})" for column in np.flatnonzero(missing.any(axis=0))]
+        raise ValueError(
+            f"{place}: {int(missing.sum())} missing or infinite value(s) in column {files.listed(worst)}; fill "
+            f"them or remove the rows"
+        )
+
+
+def _array_file(place: Path) -> Splits:
+    found = arrays.scan(place)
+    _stop(place, found.problems)
+    return array_file(found)
+
+
+def _texts(place: Path, length: int | None, stride: int | None) -> Splits:
+    found = corpus.scan(place)
+    _stop(place, found.problems)
+    size = length or TEXT_LENGTH
+    meta: dict[str, object] = {
+        "source": str(place),
+        "tokens": "utf-8 bytes",
+        "length": size,
+        "vocabulary": corpus.VOCABULARY,
+        "pad": corpus.PAD,
+    }
+    if found.rows:
+        if stride is not None:
+            raise ValueError(f"{place}: every line is one example, so there is no stride; leave it out")
+        parts, rule = _parts(list(found.names), found.parts)
+        conditions = Conditions()
+        if found.inputs:
+            conditions.add_texts("input", found.inputs, size)
+        for name, column in (found.cells or {}).items():
+            conditions.add_cells(name, column, parts)
+        data, cut = corpus.padded(found.texts, size)
+        meta.update({"split_rule": rule, "cut": cut})
+        return build(torch.from_numpy(data), conditions, parts, name=place.name, kind="text", meta=meta)
+    pieces: list[list[NDArray[np.int16]]] = [[], [], []]
+    if len(found.texts) < 3 and not found.parts:
+        rule = "position in the text, 90/5/5"
+        for text in found.texts:
+            row = corpus.tokens(text)
+            edges = (0, *splits.borders(len(row), 0.9, 0.05), len(row))
+            for code in range(3):
+                pieces[code].append(row[edges[code] : edges[code + 1]])
+    else:
+        codes, rule = _parts(list(found.names), found.parts)
+        for text, code in zip(found.texts, codes.tolist(), strict=True):
+            pieces[code].append(corpus.tokens(text))
+    windows, codes_of = [], []
+    for code, rows in enumerate(pieces):
+        cut_rows = [
+            np.lib.stride_tricks.sliding_window_view(row, size)[:: stride or size] for row in rows if len(row) >= size
+        ]
+        if not cut_rows:
+            longest = max((len(row) for row in rows), default=0)
+            raise ValueError(
+                f"{place}: no window of {size} bytes fits into the {PARTS[code]} part (longest text there: "
+                f"{longest} bytes); "
+                "give a smaller length or more text"
+            )
+        windows += cut_rows
+        codes_of += [code] * sum(map(len, cut_rows))
+    meta.update({"split_rule": rule, "stride": stride or size})
+    data = np.concatenate(windows)
+    return build(
+        torch.from_numpy(data), Conditions(), np.array(codes_of, np.int8), name=place.name, kind="text", meta=meta
+    )

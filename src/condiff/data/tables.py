@@ -1,0 +1,169 @@
+"""CSV files as typed columns: which hold times, numbers, names. No torch here: the inspection uses it too."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from condiff.data import files
+
+TIMES = frozenset({"date", "datetime", "timestamp", "time", "ds", "month", "day", "hour", "year"})
+ITEMS = frozenset({"item_id", "series_id", "unique_id", "item", "series", "id"})
+CLASSES = frozenset({"label", "labels", "class"})
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "-", "?"})
+
+
+@final
+@dataclass(frozen=True)
+class Table:
+    """A CSV file by column. Lines are counted from 1 with the header, as editors show them.
+
+    Args:
+        path: The file.
+        times: Name of the time column, or None.
+        seconds: Seconds since 1970 of every row, float64 (R,), NaN where unreadable; empty without a time column.
+        numbers: Numeric columns, float64 (R,), NaN where a cell is empty.
+        names: Text columns, one string a row.
+        num_rows: Rows R below the header.
+        problems: What stops the file from being read, each one sentence with line numbers.
+    """
+
+    path: Path
+    times: str | None
+    seconds: NDArray[np.float64]
+    numbers: dict[str, NDArray[np.float64]]
+    names: dict[str, tuple[str, ...]]
+    num_rows: int
+    problems: tuple[str, ...]
+
+    @property
+    def item(self) -> str | None:
+        """Column that says which series a row belongs to; None for a wide or plain table."""
+        if self.times is None:
+            return None
+        known = [name for name in self.names if name.lower() in ITEMS]
+        return known[0] if known else next(iter(self.names), None)
+
+
+def parse(path: Path, most: int | None = None) -> Table:
+    """Read a CSV file (comma, semicolon or tab), packed or not.
+
+    Args:
+        path: The file.
+        most: Lines to look at; all if None.
+
+    Raises:
+        ValueError: If the file is damaged or not UTF-8; anything else is reported in `problems`.
+    """
+    content = files.text(path)
+    lines = list(csv.reader(content.splitlines()[:most], delimiter=_delimiter(content)))
+    numbered = [(number, [cell.strip() for cell in cells]) for number, cells in enumerate(lines, 1) if any(cells)]
+    if not numbered:
+        return _broken(path, "the file is empty: expected a header line and rows of numbers")
+    header = numbered[0][1]
+    if all(_number(cell) is not None for cell in header):
+        header = [f"column{place}" for place in range(len(header))]
+    else:
+        numbered = numbered[1:]
+    problems = []
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        problems.append(f"the header names {files.listed(repeated)} twice: rename one")
+    ragged = [number for number, cells in numbered if len(cells) != len(header)]
+    if ragged:
+        problems.append(
+            f"line {files.listed(ragged)}: expected {len(header)} cells as in the header, "
+            f"found {len(dict(numbered)[ragged[0]])}: correct or remove the line"
+        )
+    rows = [(number, cells) for number, cells in numbered if len(cells) == len(header)]
+    if not rows:
+        return _broken(path, *problems, "there are no rows below the header: add data")
+    columns = {name: [cells[place] for _, cells in rows] for place, name in enumerate(header)}
+    line_numbers = [number for number, _ in rows]
+    times, seconds = _find_times(columns, line_numbers, problems)
+    numbers: dict[str, NDArray[np.float64]] = {}
+    names: dict[str, tuple[str, ...]] = {}
+    for name, cells in columns.items():
+        if name == times:
+            continue
+        values = [_number(cell) for cell in cells]
+        wrong = [place for place, value in enumerate(values) if value is None]
+        if len(wrong) > len(cells) / 2:
+            names[name] = tuple(cells)
+            continue
+        if wrong:
+            shown = files.listed([f"{line_numbers[place]} ({cells[place]!r})" for place in wrong])
+            problems.append(f"column {name}: not a number in line {shown}: correct or empty the cell")
+        numbers[name] = np.array([math.nan if value is None else value for value in values])
+        infinite = [line_numbers[place] for place in np.flatnonzero(np.isinf(numbers[name]))]
+        if infinite:
+            problems.append(f"column {name}: infinite in line {files.listed(infinite)}: correct or empty the cell")
+    if not numbers:
+        problems.append(f"no column of numbers among {files.listed(header, 5)}: add one")
+    return Table(path, times, seconds, numbers, names, len(rows), tuple(problems))
+
+
+def _broken(path: Path, *problems: str) -> Table:
+    return Table(path, None, np.empty(0), {}, {}, 0, problems)
+
+
+def _delimiter(content: str) -> str:
+    first = content.lstrip().split("\n", 1)[0]
+    return max(",;\t", key=first.count)
+
+
+def _number(cell: str) -> float | None:
+    """Number in a cell, NaN if it is empty, None if it is something else."""
+    if cell.lower() in MISSING:
+        return math.nan
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
+def _instant(cell: str) -> float | None:
+    """Seconds since 1970 of an ISO date or time (also 2024/01/31 and 2024-01), a time without zone taken as UTC."""
+    cell = cell.replace("/", "-") if re.match(r"\d{4}/", cell) else cell
+    cell = f"{cell}-01" if re.fullmatch(r"\d{4}-\d{2}", cell) else cell
+    if not re.match(r"\d{4}-", cell):
+        return None
+    try:
+        moment = datetime.fromisoformat(cell)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _find_times(
+    columns: dict[str, list[str]], lines: list[int], problems: list[str]
+) -> tuple[str | None, NDArray[np.float64]]:
+    for name, cells in columns.items():
+        moments = [_instant(cell) for cell in cells]
+        wrong = [place for place, moment in enumerate(moments) if moment is None]
+        if len(wrong) < len(cells) / 2:
+            if wrong:
+                shown = files.listed([f"{lines[place]} ({cells[place]!r})" for place in wrong])
+                problems.append(
+                    f"column {name}: not a date in line {shown}: write dates as 2024-01-31 or 2024-01-31 12:00"
+                )
+            return name, np.array([math.nan if moment is None else moment for moment in moments])
+        if name.lower() in TIMES:
+            values = [_number(cell) for cell in cells]
+            if all(value is not None and math.isfinite(value) for value in values):
+                seconds = np.array(values, np.float64)
+                return name, seconds / 1000 if seconds.min() > 1e11 else seconds  # milliseconds since 1970
+            problems.append(
+                f"column {name}: {cells[0]!r} is not a date that has one meaning: write dates as 2024-01-31 or "
+                f"2024-01-31 12:00"
+            )
+            return name, np.full(len(cells), math.nan)
+    return None, np.empty(0)

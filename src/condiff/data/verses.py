@@ -1,0 +1,118 @@
+"""The bundled verses in two English versions: a pair task, and running text for language models."""
+
+from __future__ import annotations
+
+import lzma
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import final
+
+import numpy as np
+import torch
+
+from condiff.data import corpus, resource
+from condiff.data.batch import Dataset, Splits
+from condiff.data.splits import PARTS, book_part
+
+VERSIONS = ("kjv", "bbe")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Verse:
+    """One verse in the King James Version (1611) and in Basic English (850 words); `number` is bbcccvvv."""
+
+    number: int
+    kjv: str
+    bbe: str
+
+    @property
+    def book(self) -> int:
+        """Number of the book, 1 = Genesis to 66 = Revelation."""
+        return self.number // 1_000_000
+
+
+@lru_cache(maxsize=1)
+def table() -> tuple[Verse, ...]:
+    """Load all 31,039 verses in order.
+
+    Source: public domain in most countries; see `bundled/LICENSES.md`.
+    """
+    lines = lzma.decompress(resource.content("verses_kjv_bbe.tsv.xz")).decode("utf-8").splitlines()
+    rows = (line.split("\t") for line in lines)
+    return tuple(Verse(int(number), kjv, bbe) for number, kjv, bbe in rows)
+
+
+def verses(length: int = 256) -> Splits:
+    """Load the simplification task: data is a verse in Basic English, condition "input" the King James Version.
+
+    Both are byte tokens (N, length), 256 after the end; a longer verse is cut (`meta["cut"]` counts them). No book is
+    in two parts. The 35 verses whose simplification is only a mark of omission ("...") are left out.
+
+    Raises:
+        ValueError: If the length is not positive.
+    """
+    if length < 1:
+        raise ValueError(f"length must be at least 1 byte, got {length}")
+
+    def part(code: int) -> Dataset:
+        chosen = [verse for verse in table() if book_part(verse.book) == code and any(map(str.isalpha, verse.bbe))]
+        data, cut = corpus.padded(tuple(verse.bbe for verse in chosen), length)
+        given, cut_input = corpus.padded(tuple(verse.kjv for verse in chosen), length)
+        tokens = {"tokens": "utf-8 bytes", "length": length, "vocabulary": corpus.VOCABULARY, "pad": corpus.PAD}
+        return Dataset(
+            torch.from_numpy(data),
+            {"input": torch.from_numpy(given)},
+            {"input": torch.ones(len(chosen), dtype=torch.bool)},
+            name="verses",
+            kind="text",
+            meta={
+                "source": "verses",
+                "split": PARTS[code],
+                "split_rule": "whole books",
+                **tokens,
+                "cut": cut,
+                "conditions": {"input": {"kind": "tokens", **tokens, "cut": cut_input}},
+            },
+        )
+
+    return Splits(part(0), part(1), part(2))
+
+
+def passages(length: int = 256, version: str = "kjv", stride: int | None = None) -> Splits:
+    """Load running text: windows of bytes within one book, verses joined by newlines, without condition.
+
+    Args:
+        length: Bytes in a window.
+        version: "kjv" or "bbe".
+        stride: Bytes from one window to the next; the length if None.
+
+    Returns: Data (N, length) of byte tokens; no book is in two parts.
+
+    Raises:
+        ValueError: If the version is unknown or a number is not positive.
+    """
+    step = length if stride is None else stride
+    if version not in VERSIONS:
+        raise ValueError(f"version must be one of {', '.join(VERSIONS)}, got {version!r}")
+    if length < 1 or step < 1:
+        raise ValueError(f"length and stride must be at least 1 byte, got {length} and {step}")
+    books: dict[int, list[str]] = {}
+    for verse in table():
+        books.setdefault(verse.book, []).append(verse.kjv if version == "kjv" else verse.bbe)
+
+    def part(code: int) -> Dataset:
+        running = [corpus.tokens("\n".join(lines) + "\n") for book, lines in books.items() if book_part(book) == code]
+        rows = [
+            np.lib.stride_tricks.sliding_window_view(book, length)[::step] for book in running if len(book) >= length
+        ]
+        data = np.concatenate(rows) if rows else np.empty((0, length), np.int16)
+        return Dataset(
+            torch.from_numpy(data), {}, {}, name="verses", kind="text",
+            meta={
+                "source": "verses", "split": PARTS[code], "split_rule": "whole books", "version": version,
+                "tokens": "utf-8 bytes", "length": length, "vocabulary": corpus.VOCABULARY, "pad": corpus.PAD,
+            },
+        )  # fmt: skip
+
+    return Splits(part(0), part(1), part(2))
