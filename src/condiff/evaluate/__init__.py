@@ -1,0 +1,45 @@
+"""Evaluation: every number comes with its definition, the rows it was measured on, and an interval."""
+
+from __future__ import annotations
+
+from condiff.evaluate.agreement import agreement
+from condiff.evaluate.condition_use import ConditionUse, LossRows, condition_use, exchange
+from condiff.evaluate.copying import Copying, copying
+from condiff.evaluate.distances import frechet, frechet_distance, kid, moments
+from condiff.evaluate.features import RandomFeatures
+from condiff.evaluate.judge import Judge, judge, judge_facts
+from condiff.evaluate.likelihood import bits_per_dim, dequantise
+from condiff.evaluate.metric import Metric, flat, mean_interval, wilson
+from condiff.evaluate.neighbours import coverage, density, nearest, precision, radii, recall
+from condiff.evaluate.report import evaluate_samples
+
+__all__ = [
+    "ConditionUse",
+    "Copying",
+    "Judge",
+    "LossRows",
+    "Metric",
+    "RandomFeatures",
+    "agreement",
+    "bits_per_dim",
+    "condition_use",
+    "copying",
+    "coverage",
+    "density",
+    "dequantise",
+    "evaluate_samples",
+    "exchange",
+    "flat",
+    "frechet",
+    "frechet_distance",
+    "judge",
+    "judge_facts",
+    "kid",
+    "mean_interval",
+    "moments",
+    "nearest",
+    "precision",
+    "radii",
+    "recall",
+    "wilson",
+]
