@@ -1,0 +1,39 @@
+"""Recipes: one function a system. Its keyword arguments are the configuration; composition only, no formula."""
+
+from __future__ import annotations
+
+import difflib
+from importlib.metadata import entry_points
+
+from condiff.recipes.digits import digits
+from condiff.recipes.images import images
+from condiff.recipes.vectors import vectors
+from condiff.train.recipe import Recipe, recipe
+
+__all__ = ["Recipe", "digits", "find", "images", "names", "recipe", "vectors"]
+
+_OURS = {made.name: made for made in (digits, images, vectors)}
+
+
+def names() -> list[str]:
+    """List every recipe's name, those of plugins (entry-point group `condiff.recipes`) included."""
+    return sorted({*_OURS, *(point.name for point in entry_points(group="condiff.recipes"))})
+
+
+def find(name: str) -> Recipe:
+    """Look a recipe up by name.
+
+    Raises:
+        ValueError: If there is none of that name; the message gives the nearest.
+    """
+    if name in _OURS:
+        return _OURS[name]
+    for point in entry_points(group="condiff.recipes"):
+        if point.name == name:
+            made = point.load()
+            if isinstance(made, Recipe):
+                return made
+            raise ValueError(f"plugin {point.value} offers recipe {name!r}, but it is a {type(made).__name__}")
+    near = difflib.get_close_matches(name, names(), 1, 0.3)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"no recipe named {name!r}{hint} There are {', '.join(names())}")

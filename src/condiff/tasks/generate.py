@@ -1,0 +1,275 @@
+"""Sampling a system as a user asks for it: conditions by name, a guidance scale, a seed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast, final
+
+import torch
+from torch import Tensor, nn
+
+from condiff.core.condition import ClassLabel, Condition, Embeddings, Kind, Picture, Series, TokenIds, Vector
+from condiff.core.drivers import sample as run
+from condiff.core.rng import RowRng
+from condiff.core.solver import Solver
+from condiff.core.system import System
+from condiff.guidance.cfg import CFG
+from condiff.solvers import SDE, Adams, Euler, Heun, Jump, Langevin, Midpoint, Multistep, Proportional, UniPC
+
+SOLVERS: Mapping[str, Callable[[], Solver[Any, Any]]] = {
+    "adams2": lambda: Adams(2),
+    "adams3": lambda: Adams(3),
+    "ddim": lambda: Jump(0.0),
+    "ddpm": lambda: Jump(1.0),
+    "dpm2m": lambda: Multistep(2),
+    "dpm3m": lambda: Multistep(3),
+    "euler": lambda: Euler(),
+    "heun": lambda: Heun(),
+    "langevin": lambda: Langevin(),
+    "midpoint": lambda: Midpoint(),
+    "sde": lambda: SDE(Proportional(1.0)),
+    "unipc": lambda: UniPC(),
+}
+"""Solvers by the names a command line uses."""
+
+
+def solver_named(name: str) -> Solver[Any, Any]:
+    """Look a solver up by the name a command line uses.
+
+    Raises:
+        ValueError: If there is none of that name; the message gives the nearest.
+    """
+    if name not in SOLVERS:
+        near = difflib.get_close_matches(name, SOLVERS, 1, 0.3)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"no solver named {name!r}{hint} There are {', '.join(SOLVERS)}")
+    return SOLVERS[name]()
+
+
+def condition_of(system: System[Any, Any], given: Mapping[str, Any] | None, rows: range) -> Condition | None:
+    """Turn what a user asked for into the condition of some samples.
+
+    Args:
+        system: Whose schema to follow.
+        given: By condition name: a class index or class name, a number or vector, or a list of them, which
+            is repeated in turn. A name left out is absent. None asks for every class in turn.
+        rows: Sample numbers.
+
+    Returns: The condition of those rows, or None if the system takes none.
+
+    Raises:
+        ValueError: If a name or class is unknown, or a value has the wrong size; the message gives the nearest name.
+    """
+    schema = system.schema
+    if not schema:
+        if given:
+            raise ValueError(f"this system takes no condition, got {sorted(given)}")
+        return None
+    if given is None:
+        given = {name: list(range(kind.num_classes)) for name, kind in schema.items() if isinstance(kind, ClassLabel)}
+    for name in given:
+        if name not in schema:
+            near = difflib.get_close_matches(name, schema, 1, 0.3)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"no condition named {name!r}{hint} This system has {', '.join(schema)}")
+    values: dict[str, Tensor] = {}
+    present: dict[str, Tensor] = {}
+    for name, kind in schema.items():
+        there = name in given
+        values[name] = (
+            _values(name, kind, given[name], rows, system) if there else _blank(kind, system.shape, len(rows))
+        )
+        present[name] = torch.full((len(rows),), there, dtype=torch.bool)
+    return Condition(values, present)
+
+
+def _values(name: str, kind: Kind, given: Any, rows: range, system: System[Any, Any]) -> Tensor:  # noqa: ANN401 - whatever a user typed
+    if isinstance(kind, ClassLabel):
+        listed = given.tolist() if isinstance(given, Tensor) else given
+        items = list(listed) if isinstance(listed, Sequence) and not isinstance(listed, str) else [listed]
+        if not items:
+            raise ValueError(f"condition {name!r} got an empty list; give a class")
+        classes = [_class(name, kind, item) for item in items]
+        return torch.tensor([classes[row % len(classes)] for row in rows], dtype=torch.int64)
+    value = torch.as_tensor(given, dtype=torch.float32)
+    if isinstance(kind, Vector):
+        value = value.reshape(1, 1) if value.ndim == 0 else value.reshape(1, -1) if value.ndim == 1 else value
+        if value.shape[1] != kind.size:
+            raise ValueError(f"condition {name!r} has {kind.size} numbers, got {tuple(value.shape[1:])}")
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"condition {name!r} must be finite, got {value.flatten().tolist()[:4]}")
+        # Users speak in the units of their file; training standardised them by the numbers kept with the data.
+        facts = system.data.get("meta", {}).get("conditions", {}).get(name, {})
+        if "mean" in facts and "std" in facts:
+            value = (value - torch.tensor(facts["mean"])) / torch.tensor(facts["std"])
+    return value[[row % len(value) for row in rows]]
+
+
+def _class(name: str, kind: ClassLabel, item: Any) -> int:  # noqa: ANN401 - whatever a user typed
+    if isinstance(item, str) and item in kind.labels:
+        return kind.labels.index(item)
+    if isinstance(item, bool) or (not isinstance(item, int) and not (isinstance(item, str) and item.isdecimal())):
+        near = difflib.get_close_matches(str(item), kind.labels, 1, 0.3)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name} has no class {item!r}{hint} Classes are {', '.join(kind.labels) or 'numbers'}")
+    if not 0 <= int(item) < kind.num_classes:
+        raise ValueError(f"{name} has classes 0 to {kind.num_classes - 1}, got {item}")
+    return int(item)
+
+
+def _blank(kind: Kind, shape: tuple[int, ...], rows: int) -> Tensor:
+    """Return zeros of the kind's shape for an absent condition."""
+    match kind:
+        case ClassLabel():
+            return torch.zeros(rows, dtype=torch.int64)
+        case Vector(size=size):
+            return torch.zeros(rows, size)
+        case TokenIds(length=length):
+            return torch.zeros(rows, length, dtype=torch.int64)
+        case Embeddings(length=length, width=width):
+            return torch.zeros(rows, length, width)
+        case Series(channels=channels, length=length):
+            return torch.zeros(rows, channels, length)
+        case Picture(channels=channels):
+            return torch.zeros(rows, channels, *shape[1:])
+
+
+@final
+class Counted(nn.Module):
+    """A denoiser that counts its calls, so that results report the network evaluations really used."""
+
+    def __init__(self, inner: Any) -> None:  # noqa: ANN401 - any denoiser
+        super().__init__()
+        self.inner, self.calls = inner, 0
+
+    def forward(self, x: Tensor, t: Tensor, cond: Condition | None) -> Any:  # noqa: ANN401 - the inner's estimate
+        """Call the inner denoiser."""
+        self.calls += 1
+        return self.inner(x, t, cond)
+
+
+def sample(
+    system: System[Any, Any],
+    *,
+    num_samples: int = 16,
+    num_steps: int | None = None,
+    cond: Mapping[str, Any] | Condition | None = None,
+    guidance_scale: float | None = None,
+    seed: int = 0,
+    solver: Solver[Any, Any] | str | None = None,
+    batch_size: int = 64,
+    first: int = 0,
+    device: torch.device | str = "cpu",
+    source: Tensor | None = None,
+) -> Tensor:
+    """Draw samples from a system.
+
+    Sample i of a seed starts from the same noise whatever the batch size, order or worker; outputs agree to rounding,
+    and bit for bit at equal batch shape.
+
+    Args:
+        system: A system with a trained denoiser.
+        num_samples: How many, >= 1.
+        num_steps: Solver steps; the system's default if None.
+        cond: Condition by name (see `condition_of`), or a Condition with num_samples rows. None asks for every class in
+            turn, {} for unconditional samples.
+        guidance_scale: 1 is plain conditional; the system's default if None.
+        seed: Any integer.
+        solver: A solver or its name; the system's default if None.
+        batch_size: Rows at a time, >= 1.
+        first: Number of the first sample, so that workers can share a job.
+        device: Where the network runs; the system must be there.
+        source: Start of a two-sided process, num_samples rows.
+
+    Returns: Samples in data space, shape (num_samples, *S).
+
+    Raises:
+        ValueError: If a number is out of range or a condition does not fit the system.
+    """
+    parts = [
+        chunk
+        for chunk, _ in batches(
+            system,
+            num_samples=num_samples,
+            num_steps=num_steps,
+            cond=cond,
+            guidance_scale=guidance_scale,
+            seed=seed,
+            solver=solver,
+            batch_size=batch_size,
+            first=first,
+            device=device,
+            source=source,
+        )
+    ]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def batches(
+    system: System[Any, Any],
+    *,
+    num_samples: int = 16,
+    num_steps: int | None = None,
+    cond: Mapping[str, Any] | Condition | None = None,
+    guidance_scale: float | None = None,
+    seed: int = 0,
+    solver: Solver[Any, Any] | str | None = None,
+    batch_size: int = 64,
+    first: int = 0,
+    device: torch.device | str = "cpu",
+    source: Tensor | None = None,
+) -> Iterator[tuple[Tensor, int]]:
+    """Yield samples batch by batch with the number of network calls of each; arguments as for `sample`."""
+    for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    if first < 0:
+        raise ValueError(f"first must not be negative, got {first}")
+    scale = system.guidance_scale if guidance_scale is None else float(guidance_scale)
+    if not system.schema and guidance_scale is not None and scale != 1.0:
+        raise ValueError(f"this system takes no condition, so guidance scale {scale:g} cannot be honoured; use 1")
+    if not torch.isfinite(torch.tensor(scale)):
+        raise ValueError(f"guidance_scale must be finite, got {scale}")
+    if isinstance(cond, Condition) and len(cond) != num_samples:
+        raise ValueError(f"cond has {len(cond)} rows for {num_samples} samples")
+    chosen = solver_named(solver) if isinstance(solver, str) else (solver or system.solver)
+    grid = system.grid(system.num_steps if num_steps is None else num_steps)
+    was_training = _eval(system.denoiser)
+    try:
+        for start in range(0, num_samples, batch_size):
+            rows = range(first + start, first + min(start + batch_size, num_samples))
+            here = slice(start, start + len(rows))
+            given = (
+                cond.rows(torch.arange(num_samples)[here])
+                if isinstance(cond, Condition)
+                else condition_of(system, cond, rows)
+            )
+            if given is not None:
+                given = given.to(device)
+            counted = Counted(system.denoiser)
+            unconditional = given is None or not any(bool(flag.any()) for flag in given.present.values())
+            denoiser = counted if unconditional else CFG(cast(Any, counted), scale)
+            x = run(
+                system.process,
+                denoiser,
+                chosen,
+                (len(rows), *system.shape),
+                grid,
+                cond=given,
+                rng=RowRng(seed, rows, device=device),
+                source=None if source is None else source[here].to(device),
+            )
+            yield system.codec.decode(x, given).cpu(), counted.calls
+    finally:
+        if was_training and isinstance(system.denoiser, nn.Module):
+            system.denoiser.train()
+
+
+def _eval(denoiser: object) -> bool:
+    """Put a module in evaluation mode, if it is not there already; return whether it was training."""
+    if isinstance(denoiser, nn.Module) and denoiser.training:
+        denoiser.eval()
+        return True
+    return False

@@ -1,0 +1,342 @@
+"""Checkpoints: safetensors and JSON, whole or absent whatever kills the process.
+
+A run folder holds `checkpoint-<step>/` (model, ema and optimizer weights, state.json) and `model.safetensors`, the
+averaged weights with a header that is enough to build the system again. Everything is written under a temporary name in
+the same folder, flushed to the disk, and then renamed: a reader sees the old one or the new one, never a part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as pack
+from torch import Tensor, nn
+
+from condiff.core.condition import schema_to_json
+from condiff.core.system import System
+from condiff.train.fit import Progress, module_of
+from condiff.train.recipe import Recipe
+from condiff.train.settings import Training
+
+FORMAT = 1
+KEY = "condiff"
+WEIGHTS = "model.safetensors"
+_PREFIX = "checkpoint-"
+
+
+@final
+@dataclass(frozen=True)
+class Stored:
+    """What a weights file holds.
+
+    Args:
+        path: The file.
+        header: Recipe, arguments, schema, shape, data and versions, as plain JSON.
+        tensors: Weights by name.
+    """
+
+    path: Path
+    header: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a kill or a full disk leaves the previous one whole.
+
+    Raises:
+        OSError: If the disk is full or the folder cannot be written; the temporary file is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some file systems cannot sync a folder; the rename itself is still atomic
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def header_of(system: System[Any, Any], **more: Any) -> dict[str, Any]:  # noqa: ANN401 - plain JSON
+    """Describe a system so that it can be built again.
+
+    Raises:
+        ValueError: If the system was not made by a recipe.
+    """
+    from condiff import __version__
+
+    if system.call is None:
+        raise ValueError(
+            "only a system made by a recipe can be saved: decorate its function with condiff.recipes.recipe"
+        )
+    return {
+        "format": FORMAT,
+        "library": __version__,
+        "torch": torch.__version__,
+        "recipe": system.call.name,
+        "arguments": dict(system.call.arguments),
+        "schema": schema_to_json(system.schema),
+        "shape": list(system.shape),
+        "num_steps": system.num_steps,
+        "guidance_scale": system.guidance_scale,
+        "data": dict(system.data),
+        **more,
+    }
+
+
+def _packed(tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> bytes:
+    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    content: bytes = pack(whole, metadata={KEY: json.dumps(header)} if header is not None else None)
+    return content
+
+
+def save(system: System[Any, Any], path: str | os.PathLike[str], **more: Any) -> None:  # noqa: ANN401 - plain JSON
+    """Save a system's weights to one file that is enough by itself.
+
+    Args:
+        system: A system made by a recipe, with a module as denoiser.
+        path: A `.safetensors` file.
+        **more: Further plain values for the header, such as step and seed.
+
+    Raises:
+        ValueError: If the system was not made by a recipe.
+        TypeError: If its denoiser has no weights.
+    """
+    write_atomically(Path(path), _packed(module_of(system).state_dict(), header_of(system, **more)))
+
+
+def read(path: str | os.PathLike[str]) -> Stored:
+    """Read weights and header from a run folder, a checkpoint folder or a single file.
+
+    A checkpoint folder's averaged weights are read.
+
+    Raises:
+        FileNotFoundError: If there is nothing to read.
+        ValueError: If the file is damaged, of a newer format, or not written by this library.
+    """
+    file = _weights_file(Path(path))
+    header = read_header(file)
+    return Stored(file, header, _tensors(file))
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a weights file's header without its tensors; errors as for `read`."""
+    file = _weights_file(Path(path))
+    try:
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{file} is damaged or not a safetensors file ({_short(error)}); use another checkpoint"
+        ) from None
+    if KEY not in metadata:
+        raise ValueError(f"{file} was not written by condiff: its header names no recipe")
+    try:
+        header = json.loads(metadata[KEY])
+        version = int(header["format"])
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{file} has a header that cannot be read; use another checkpoint") from None
+    if version > FORMAT:
+        raise ValueError(
+            f"{file} is of format {version} (condiff {header.get('library', '?')}), newer than {FORMAT}, "
+            "this library's; upgrade condiff"
+        )
+    return dict(header)
+
+
+def _short(error: BaseException) -> str:
+    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(file, "pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{file} is damaged ({_short(error)}); use another checkpoint") from None
+
+
+def _weights_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if path.is_dir():
+        for name in (WEIGHTS,) if not path.name.startswith(_PREFIX) else ("ema.safetensors",):
+            if (path / name).is_file():
+                return path / name
+        newest = latest(path)
+        if newest is not None:
+            return newest / "ema.safetensors"
+        raise FileNotFoundError(f"{path} holds no {WEIGHTS} and no checkpoint; train first, or give another folder")
+    raise FileNotFoundError(f"nothing at {path}; expected a run folder, a checkpoint folder or a .safetensors file")
+
+
+def load(path: str | os.PathLike[str], find: Callable[[str], Recipe]) -> System[Any, Any]:
+    """Build the system that a file describes by calling its recipe again, and give it the file's weights.
+
+    Args:
+        path: Run folder, checkpoint folder or file.
+        find: Looks a recipe up by name.
+
+    Raises:
+        FileNotFoundError: If nothing is there.
+        ValueError: If the file is damaged, newer, or does not fit its recipe.
+    """
+    stored = read(path)
+    recipe = find(str(stored.header["recipe"]))
+    try:
+        system = recipe(**stored.header["arguments"])
+    except TypeError as error:
+        raise ValueError(
+            f"{stored.path}: recipe {recipe.name!r} of this version does not take its arguments: {error}"
+        ) from None
+    restore(module_of(system).eval(), stored.tensors, stored.path)
+    return system
+
+
+def restore(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Give a module its weights, all of them.
+
+    Raises:
+        ValueError: If a name or shape differs; the message names the first.
+    """
+    own = module.state_dict()
+    different = sorted(own.keys() ^ tensors.keys())
+    if different:
+        where = "lacks" if different[0] in own else "has unknown"
+        raise ValueError(f"{path} {where} weight {different[0]!r}: it belongs to another network")
+    for name, value in own.items():
+        if value.shape != tensors[name].shape:
+            raise ValueError(f"{path}: weight {name!r} is {tuple(tensors[name].shape)}, expected {tuple(value.shape)}")
+    module.load_state_dict(dict(tensors))
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """List a run's complete checkpoint folders, oldest first."""
+    found = [
+        path
+        for path in run.glob(f"{_PREFIX}*")
+        if path.name.removeprefix(_PREFIX).isdecimal() and (path / "state.json").is_file()
+    ]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(_PREFIX)))
+
+
+def latest(run: str | os.PathLike[str]) -> Path | None:
+    """Return a run's newest checkpoint folder, or None."""
+    found = checkpoints(Path(run))
+    return found[-1] if found else None
+
+
+def write(run: Path, progress: Progress, settings: Training, seed: int, **more: Any) -> Path:  # noqa: ANN401 - plain JSON
+    """Write a checkpoint of a run, then the run's `model.safetensors`, then drop the oldest checkpoints.
+
+    Args:
+        run: The run folder.
+        progress: What to save.
+        settings: Settings of the run; `keep` checkpoints stay.
+        seed: Seed of the run.
+        **more: Further plain values for state.json.
+
+    Returns: The checkpoint folder.
+
+    Raises:
+        RuntimeError: If weights are not finite: such a checkpoint would replace a good one.
+        OSError: If the disk is full; what was there before is untouched.
+    """
+    denoiser = module_of(progress.system)
+    if not all(bool(torch.isfinite(p).all()) for p in denoiser.parameters()):
+        raise RuntimeError(f"weights are not finite at step {progress.step}; the last checkpoint was kept")
+    run.mkdir(parents=True, exist_ok=True)
+    clean(run)
+    header = header_of(progress.system, step=progress.step, seed=seed)
+    state = {
+        "step": progress.step,
+        "seconds": progress.seconds,
+        "seed": seed,
+        "settings": asdict(settings),
+        **header,
+        **more,
+    }
+    final = run / f"{_PREFIX}{progress.step}"
+    average = _packed(progress.average.state_dict(), header)
+    temporary = run / f".{final.name}.{os.getpid()}.tmp"
+    try:
+        temporary.mkdir()
+        for name, content in (
+            (WEIGHTS, _packed(denoiser.state_dict(), header)),
+            ("ema.safetensors", average),
+            ("optimizer.safetensors", _packed(progress.optimizer_tensors())),
+            ("state.json", json.dumps(state, indent=1).encode()),
+        ):
+            with open(temporary / name, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        _sync_folder(temporary)
+        if final.exists():  # the same step again, as after an interrupt right behind a checkpoint: equal by design
+            shutil.rmtree(temporary)
+        else:
+            os.rename(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync_folder(run)
+    write_atomically(run / WEIGHTS, average)
+    for old in checkpoints(run)[: -settings.keep]:
+        # Renamed first: a kill while a folder is removed must not leave a checkpoint that looks complete.
+        gone = run / f".{old.name}.{os.getpid()}.tmp"
+        os.rename(old, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+    return final
+
+
+def clean(run: Path) -> None:
+    """Remove what a killed process left behind."""
+    for path in [*run.glob(f".{_PREFIX}*.tmp"), *run.glob(f".{WEIGHTS}.*.tmp")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def resume(path: Path, progress: Progress) -> dict[str, Any]:
+    """Bring a fresh `Progress` to where a checkpoint folder stands.
+
+    Returns: The checkpoint's state.json.
+
+    Raises:
+        ValueError: If a file is damaged or belongs to another system.
+    """
+    try:
+        state = dict(json.loads((path / "state.json").read_text()))
+        step, seconds = int(state["step"]), float(state["seconds"])
+    except (OSError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path / 'state.json'} cannot be read ({_short(error)}); remove {path} to use an older one"
+        ) from None
+    restore(module_of(progress.system), _tensors(path / WEIGHTS), path / WEIGHTS)
+    restore(progress.average, _tensors(path / "ema.safetensors"), path / "ema.safetensors")
+    progress.restore_optimizer(_tensors(path / "optimizer.safetensors"))
+    progress.step, progress.seconds = step, seconds
+    return state

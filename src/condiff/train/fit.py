@@ -1,0 +1,252 @@
+"""Training as a generator: the caller's `for` logs, evaluates, saves and stops.
+
+Everything random in step k is a pure function of (seed, k): which rows are read, what noise corrupts them, which
+conditions are dropped. A run that stops and goes on from its saved `Progress` is therefore bit-equal to one that never
+stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from condiff.core.rng import SharedRng
+from condiff.core.system import System
+from condiff.data.batch import Dataset, Splits, batch_index
+from condiff.train.settings import Training
+from condiff.train.workers import Alone, Workers
+
+
+def module_of(system: System[Any, Any]) -> nn.Module:
+    """Return a system's denoiser as the module it must be to have weights.
+
+    Raises:
+        TypeError: If it is not a module.
+    """
+    if not isinstance(system.denoiser, nn.Module):
+        raise TypeError(f"this needs a denoiser with weights, got {type(system.denoiser).__name__}")
+    return system.denoiser
+
+
+@final
+@dataclass(eq=False)
+class Progress:
+    """Where training stands: everything that must be saved to go on exactly.
+
+    Args:
+        system: The system being trained; its denoiser holds the weights.
+        average: A copy of the denoiser with the averaged weights.
+        optimizer: AdamW over the denoiser's parameters.
+        step: Steps done.
+        seconds: Training time so far.
+    """
+
+    system: System[Any, Any]
+    average: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    seconds: float = 0.0
+    _names: list[str] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, system: System[Any, Any], settings: Training, device: torch.device | str = "cpu") -> Progress:
+        """Start at step 0.
+
+        Raises:
+            TypeError: If the system's denoiser is not a module with parameters.
+        """
+        denoiser = module_of(system)
+        if not any(p.requires_grad for p in denoiser.parameters()):
+            raise TypeError(f"training needs a denoiser with parameters, and {type(denoiser).__name__} has none")
+        denoiser.to(device)
+        if len(system.shape) == 3:  # convolutions in 2-D run up to 2.3 times faster on a CPU in this layout
+            denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        average = copy.deepcopy(denoiser).eval().requires_grad_(False)
+        trained = [(name, p) for name, p in denoiser.named_parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            [p for _, p in trained],
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        return cls(system, average, optimizer, _names=[name for name, _ in trained])
+
+    @property
+    def averaged(self) -> System[Any, Any]:
+        """The system with the averaged weights, for sampling and scoring."""
+        return replace(self.system, denoiser=self.average)
+
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """Return the optimiser's state as named tensors: exp_avg, exp_avg_sq and step of each parameter."""
+        state = self.optimizer.state_dict()["state"]
+        return {
+            f"{self._names[index]}/{key}": torch.as_tensor(value)
+            for index, entry in state.items()
+            for key, value in entry.items()
+        }
+
+    def restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        """Take the optimiser's state from named tensors.
+
+        Raises:
+            ValueError: If a name belongs to no parameter.
+        """
+        index = {name: k for k, name in enumerate(self._names)}
+        parameters = self.optimizer.param_groups[0]["params"]
+        state: dict[int, dict[str, Tensor]] = {}
+        for full, value in tensors.items():
+            name, _, entry = full.rpartition("/")
+            if name not in index:
+                raise ValueError(f"the optimiser's state has {full!r}, but the system has no such parameter")
+            if value.ndim:
+                # The fused kernel walks raw memory, so moments must lie as their parameter does (channels last).
+                value = torch.empty_like(parameters[index[name]]).copy_(value)
+            state.setdefault(index[name], {})[entry] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
+
+@final
+@dataclass(frozen=True)
+class Report:
+    """One step's outcome. Tensors stay on their device: reading one waits for it, so read them only when needed.
+
+    Args:
+        step: Steps done, 1 after the first.
+        loss: Mean loss of the step's rows, a scalar tensor.
+        gradient_norm: Norm before clipping, a scalar tensor.
+        learning_rate: Rate used.
+        progress: The training state after the step.
+    """
+
+    step: int
+    loss: Tensor
+    gradient_norm: Tensor
+    learning_rate: float
+    progress: Progress
+
+
+def learning_rate(settings: Training, step: int, seconds: float = 0.0) -> float:
+    """Return the rate of a step (counted from 0): linear warm-up, constant, then a cosine to 0 over the decay share."""
+    done = step / settings.steps
+    if settings.seconds > 0:
+        done = max(done, seconds / settings.seconds)
+    rate = settings.learning_rate * min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    if settings.decay > 0 and done > 1.0 - settings.decay:
+        rate *= 0.5 * (1.0 + math.cos(math.pi * min(1.0, (done - 1.0 + settings.decay) / settings.decay)))
+    return rate
+
+
+def average_decay(settings: Training, step: int) -> float:
+    """Return the averaging decay of a step (counted from 0): min(ema, (1 + step) / (10 + step))."""
+    return min(settings.ema, (1 + step) / (10 + step))
+
+
+def fit(
+    system: System[Any, Any],
+    data: Dataset | Splits,
+    *,
+    settings: Training | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    workers: Workers | None = None,
+) -> Iterator[Report]:
+    """Train a system's denoiser in place, one report a step.
+
+    Args:
+        system: A system whose denoiser is a module with parameters.
+        data: Training rows, or splits whose `train` is used.
+        settings: How to train.
+        seed: Names the order of the data and all noise.
+        progress: Where an earlier run stopped; a fresh start if None.
+        workers: Who shares each batch; this process alone if None.
+
+    Raises:
+        ValueError: If the data do not have the system's shape, or workers and parts do not divide the batch.
+        RuntimeError: If loss or gradient stop being finite; the weights before the last log line are still whole.
+    """
+    settings = settings or Training()
+    crew = workers or Alone()
+    rows = data.train if isinstance(data, Splits) else data
+    progress = progress or Progress.begin(system, settings, crew.device)
+    parts = settings.accumulate * crew.size
+    if settings.batch_size % parts:
+        raise ValueError(f"batch_size {settings.batch_size} does not split over {parts} workers and parts")
+    _check_shape(system, rows)
+    denoiser = module_of(progress.system)
+    denoiser.train()
+    trained = [p for p in denoiser.parameters() if p.requires_grad]
+    module, optimizer = crew.prepare(denoiser, progress.optimizer)
+    pairs = _pairs(progress.average, denoiser)
+    layout = torch.channels_last if len(system.shape) == 3 else torch.contiguous_format
+    size = settings.batch_size // parts
+    began = time.perf_counter() - progress.seconds
+    while progress.step < settings.steps and not 0 < settings.seconds <= progress.seconds:
+        step = progress.step
+        rate = learning_rate(settings, step, progress.seconds)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        index = batch_index(len(rows), settings.batch_size, seed, step)
+        optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=crew.device)
+        for part in range(settings.accumulate):
+            first = (crew.rank * settings.accumulate + part) * size
+            batch, cond = rows.rows(index[first : first + size])
+            cond = cond.to(crew.device)
+            x = system.codec.encode(batch.to(crew.device), cond)
+            x = x.contiguous(memory_format=layout) if x.ndim == 4 else x
+            whole = None if parts == 1 else (first, settings.batch_size)
+            rng = SharedRng(seed, "train", step, device=crew.device, part=whole)
+            last = part == settings.accumulate - 1
+            quiet = getattr(module, "no_sync", contextlib.nullcontext)
+            with contextlib.nullcontext() if last else quiet():
+                with torch.autocast(crew.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                    loss = system.objective(module, x, cond if cond.values else None, rng=rng).total()
+                (loss / settings.accumulate).backward()
+            total = total + loss.detach() / settings.accumulate
+        norm = nn.utils.clip_grad_norm_(trained, settings.clip if settings.clip > 0 else math.inf)
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(pairs[0], pairs[1], 1.0 - average_decay(settings, step))
+            for mine, its in zip(pairs[2], pairs[3], strict=True):
+                mine.copy_(its)
+        progress.step, progress.seconds = step + 1, time.perf_counter() - began
+        total = crew.mean(total)
+        if progress.step % settings.log_every == 0 or progress.step == settings.steps:
+            _finite(total, norm, progress.step)
+        yield Report(progress.step, total, norm, rate, progress)
+    denoiser.eval()
+
+
+def _pairs(average: nn.Module, module: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+    """Pair up what is averaged (floating point tensors) and what is copied (everything else)."""
+    mine, its = average.state_dict(keep_vars=True), module.state_dict(keep_vars=True)
+    smooth = [name for name in mine if mine[name].is_floating_point()]
+    rest = [name for name in mine if name not in smooth]
+    return [mine[n] for n in smooth], [its[n] for n in smooth], [mine[n] for n in rest], [its[n] for n in rest]
+
+
+def _check_shape(system: System[Any, Any], rows: Dataset) -> None:
+    data, cond = rows.rows(torch.zeros(1, dtype=torch.int64))
+    shape = tuple(system.codec.encode(data, cond).shape[1:])
+    if shape != tuple(system.shape):
+        raise ValueError(f"{rows.name}: examples have shape {shape}, but the system is for {tuple(system.shape)}")
+    unknown = sorted(set(cond.values) - set(system.schema))
+    if unknown:
+        raise ValueError(f"{rows.name}: has condition {unknown[0]!r}, but the system takes {sorted(system.schema)}")
+
+
+def _finite(loss: Tensor, norm: Tensor, step: int) -> None:
+    if not math.isfinite(float(loss)) or not math.isfinite(float(norm)):
+        raise RuntimeError(
+            f"training diverged by step {step}: loss {float(loss):g}, gradient norm {float(norm):g}; "
+            "lower the learning rate, or train in fp32"
+        )
