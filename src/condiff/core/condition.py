@@ -6,7 +6,7 @@ classifier-free guidance, mixing rows with and without it, and batching are the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self, final
 
@@ -162,7 +162,7 @@ class TokenIds:
 @final
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A field on the grid of x (B, channels, *grid), concatenated to its channels: image, volume or covariate series."""
+    """A field on the grid of x (B, channels, *grid), concatenated to its channels: image, volume, covariates."""
 
     channels: int
 
@@ -179,7 +179,7 @@ class Series:
 Kind = ClassLabel | Vector | Embeddings | TokenIds | Picture | Series
 """What one condition name holds; a network builds the matching encoder with a learned null from it."""
 
-_KINDS: Mapping[str, type[Kind]] = {
+_KINDS: Mapping[str, Callable[..., Kind]] = {
     kind.__name__: kind for kind in (ClassLabel, Vector, Embeddings, TokenIds, Picture, Series)
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ def trajectory(
 
     state = solver.init(x, times[0])
     yield state
-    for t, s in zip(times, times[1:], strict=False):
+    for t, s in pairwise(times):
         state = solver.step(process, denoise, state, t, s, rng)
         yield state
 
@@ -97,10 +98,10 @@ def sample(
     Returns: Samples (B, *S) in the process's space.
     """
     bound = process.given(cond)
-    state = State(bound.start(shape, rng=rng, source=source))
-    for state in trajectory(process, denoiser, solver, state.x, grid, cond=cond, rng=rng):  # noqa: B007
-        pass
-    return bound.finish(state.x, lambda x, t: denoiser(x, t, cond))
+    x = bound.start(shape, rng=rng, source=source)
+    for state in trajectory(process, denoiser, solver, x, grid, cond=cond, rng=rng):
+        x = state.x
+    return bound.finish(x, lambda x, t: denoiser(x, t, cond))
 
 
 def rollout(

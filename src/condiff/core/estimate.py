@@ -167,7 +167,9 @@ class Moments:
                 native = {k: _cut(v, at) for k, v in whole.native.items()}
                 return Affine(x, whole.out[at], native, whole.label, solve)
 
-            first, second = (Moments(piece(at), {k: v[at] if v.ndim else v for k, v in self.aux.items()}) for at in ends)
+            first, second = (
+                Moments(piece(at), {k: v[at] if v.ndim else v for k, v in self.aux.items()}) for at in ends
+            )
             return first, second
         first, second = (
             Moments({k: v[at] for k, v in self.parts.items()}, {k: v[at] if v.ndim else v for k, v in self.aux.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -77,7 +78,7 @@ def log_likelihood(
         est = denoiser(y * size, t.to(y.device), cond)
         return est.combine({"data": -1.0, "noise": scale})
 
-    for a, b in zip(nodes, nodes[1:], strict=False):
+    for a, b in pairwise(nodes):
         middle = 0.5 * (a + b)
         with torch.no_grad():
             # The first half step starts at its midpoint too, so that tau = 0 is never asked.

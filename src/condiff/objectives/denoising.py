@@ -128,5 +128,3 @@ class Dropping:
         if cond is not None and draw is None:
             cond = cond.drop({k: p for k, p in self.probability.items() if k in cond.values}, rng=rng)
         return self.inner(denoiser, data, cond, rng=rng, draw=draw)
-
-

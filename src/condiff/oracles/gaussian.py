@@ -96,7 +96,7 @@ class GaussianData:
     def flow(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Return the probability flow's state at s from x (B, *S) at t, up or down, exactly.
 
-        x_s = alpha_s mean + sum_k sqrt((sigma_s^2 + alpha_s^2 v_k) / (sigma_t^2 + alpha_t^2 v_k)) b_k b_k^T (x - alpha_t mean)
+        x_s = alpha_s mean + sum_k sqrt(V_k(s) / V_k(t)) b_k b_k^T (x - alpha_t mean), V_k = sigma^2 + alpha^2 v_k,
         plus (sigma_s / sigma_t) times what lies outside the basis.
         """
         alpha_t, sigma_t = _tensors(self.process, t, x)
@@ -201,7 +201,7 @@ class MixtureData:
 @final
 @dataclass(frozen=True)
 class DataSetIdeal:
-    """The ideal denoiser of a finite data set: the posterior mean over its rows. A trained network memorises towards it.
+    """The ideal denoiser of a finite data set: the posterior mean over its rows, which sampling would memorise.
 
     Args:
         process: The process that corrupts the data; its noise law must be Normal.

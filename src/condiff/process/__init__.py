@@ -8,7 +8,15 @@ from condiff.process.interpolant import Bridge, Interpolant, Straight, Trigonome
 from condiff.process.noise import Normal, Offset, Student
 from condiff.process.schedule import VP, Cosine, Flow, LogLinear, Table, Trig
 from condiff.process.target import EDM, Data, Noise, Score, V, Velocity
-from condiff.process.timelaw import Importance, LogitNormal, LogNormalSigma, Stratified, TimeLaw, UniformTime, draw_times
+from condiff.process.timelaw import (
+    Importance,
+    LogitNormal,
+    LogNormalSigma,
+    Stratified,
+    TimeLaw,
+    UniformTime,
+    draw_times,
+)
 
 __all__ = [
     "EDM",
@@ -42,11 +50,11 @@ __all__ = [
     "Stratified",
     "Student",
     "Table",
+    "TimeLaw",
+    "Times",
     "Trailing",
     "Trig",
     "Trigonometric",
-    "TimeLaw",
-    "Times",
     "TwoHeads",
     "Uniform",
     "UniformTime",

@@ -141,5 +141,3 @@ def reveal(logits: Tensor, x: Tensor, mask: int) -> Tensor:
     seen = x != mask
     certain = torch.full_like(log_p, -torch.inf).scatter(-1, x.clamp_max(log_p.shape[-1] - 1).unsqueeze(-1), 0.0)
     return torch.where(seen.unsqueeze(-1), certain, log_p)
-
-

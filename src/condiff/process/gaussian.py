@@ -5,6 +5,7 @@ Source: the (alpha, sigma) form of Kingma et al. 2021; jumps from Song et al. 20
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,6 @@ from condiff.core.process import Draw, NoiseLaw, Schedule, Target
 from condiff.core.rng import Rng
 from condiff.core.shapes import Scalar, host, instant, known, mix, scale
 from condiff.process.noise import Normal
-
 from condiff.process.target import Score
 
 
@@ -59,10 +59,7 @@ class Gaussian:
             raise TypeError(
                 f"Score needs Normal noise: the score of {self.noise} is not -noise / sigma; use EDM, V or Noise"
             )
-        value = known(t)
-        r_data, r_noise = (
-            target.row(self.schedule, value) if isinstance(value, Tensor) else target.row(self.schedule, value)
-        )
+        r_data, r_noise = self._at(t, functools.partial(target.row, self.schedule))
         return {"data": r_data, "noise": r_noise}
 
     def draw(self, data: Tensor, t: Tensor, *, rng: Rng, **known: Tensor) -> Draw:
@@ -96,7 +93,9 @@ class Gaussian:
         _, sigma = self.coefficients(instant(1.0))
         return scale(sigma, self.noise.draw(shape, rng))
 
-    def infer(self, x: Tensor, t: Tensor, out: Tensor, target: Target, aux: Mapping[str, Tensor] | None = None) -> Moments:
+    def infer(
+        self, x: Tensor, t: Tensor, out: Tensor, target: Target, aux: Mapping[str, Tensor] | None = None
+    ) -> Moments:
         """Read the posterior means off the state and an estimate of a target.
 
         data = (r_noise * x - sigma * out) / det, noise = (alpha * out - r_data * x) / det,
@@ -307,5 +306,3 @@ class Preconditioned(nn.Module):
 
 def _unpack(result: Tensor | tuple[Tensor, Mapping[str, Tensor]]) -> tuple[Tensor, Mapping[str, Tensor]]:
     return result if isinstance(result, tuple) else (result, {})
-
-

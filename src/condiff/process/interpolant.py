@@ -166,7 +166,9 @@ class Interpolant:
         if not 0.0 <= eta <= 1.0:
             raise ValueError(f"eta must lie in [0, 1], got {eta}")
         start = self.coefficients(t)
-        numbers = [torch.as_tensor(row[name], dtype=torch.float64) for row in (start, end) for name in ("source", "noise")]
+        numbers = [
+            torch.as_tensor(row[name], dtype=torch.float64) for row in (start, end) for name in ("source", "noise")
+        ]
         beta_t, gamma_t, beta_s, gamma_s = numbers
         carried = beta_s * gamma_t / (beta_t * gamma_s).clamp_min(1e-30)
         tau = eta**2 * (1.0 - carried * carried).clamp(0.0, 1.0) * (s <= t)
@@ -213,5 +215,3 @@ def _minus(value: Scalar) -> Scalar:
 
 def _is_zero(value: Scalar) -> bool:
     return not isinstance(value, Tensor) and value == 0.0
-
-

@@ -6,35 +6,52 @@ Limits are returned instead of raised (log 0 = -inf, 1 / 0 = inf), so that both 
 from __future__ import annotations
 
 import math
+from typing import overload
 
 import torch
 from torch import Tensor
 
-from condiff.core.shapes import Num
+from condiff.core.shapes import Num, Scalar
 
 
-def exp(x: Num) -> Num:
+@overload
+def exp(x: float) -> float: ...
+@overload
+def exp(x: Tensor) -> Tensor: ...
+def exp(x: Scalar) -> Scalar:
     """Return e^x."""
     if isinstance(x, Tensor):
         return torch.exp(x)
     return math.exp(x) if x < 709.0 else math.inf
 
 
-def expm1(x: Num) -> Num:
+@overload
+def expm1(x: float) -> float: ...
+@overload
+def expm1(x: Tensor) -> Tensor: ...
+def expm1(x: Scalar) -> Scalar:
     """Return e^x - 1 without cancellation."""
     if isinstance(x, Tensor):
         return torch.expm1(x)
     return math.expm1(x) if x < 709.0 else math.inf
 
 
-def log(x: Num) -> Num:
+@overload
+def log(x: float) -> float: ...
+@overload
+def log(x: Tensor) -> Tensor: ...
+def log(x: Scalar) -> Scalar:
     """Return log x; -inf at 0."""
     if isinstance(x, Tensor):
         return torch.log(x)
     return math.log(x) if x > 0.0 else -math.inf
 
 
-def sqrt(x: Num) -> Num:
+@overload
+def sqrt(x: float) -> float: ...
+@overload
+def sqrt(x: Tensor) -> Tensor: ...
+def sqrt(x: Scalar) -> Scalar:
     """Return the square root."""
     return torch.sqrt(x) if isinstance(x, Tensor) else math.sqrt(x)
 

@@ -181,9 +181,7 @@ class Flow:
         """Return the time of a log-SNR, in [0, 1]: kappa = exp(-logsnr / 2) = sigma / alpha solved for t."""
         # Written in 1 / (1 + kappa) so that kappa = 0 and infinity are exact.
         weight = sigmoid(-0.5 * logsnr)  # kappa / (1 + kappa)
-        return clip(
-            (weight - self.sigma_min * (1.0 - weight)) / (1.0 - self.sigma_min * (1.0 - weight)), 0.0, 1.0
-        )
+        return clip((weight - self.sigma_min * (1.0 - weight)) / (1.0 - self.sigma_min * (1.0 - weight)), 0.0, 1.0)
 
 
 @final

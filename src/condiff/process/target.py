@@ -1,7 +1,8 @@
 """Targets: what a network regresses, as a row r_data * data + r_noise * noise (law 3).
 
-With the state x = alpha * data + sigma * noise and the output out = r_data * data + r_noise * noise,
-det = alpha * r_noise - sigma * r_data, data = (r_noise * x - sigma * out) / det, noise = (alpha * out - r_data * x) / det.
+With the state x = alpha * data + sigma * noise, the output out = r_data * data + r_noise * noise and
+det = alpha * r_noise - sigma * r_data,
+data = (r_noise * x - sigma * out) / det and noise = (alpha * out - r_data * x) / det.
 V, EDM and (but for VP at t = 0) Velocity have det != 0 at all times; Data is singular where sigma = 0, Noise where
 alpha = 0, Score at both ends.
 """

@@ -34,7 +34,8 @@ def draw_times(law: TimeLaw, shape: Sequence[int], *, schedule: Schedule, rng: R
 
 
 def _normal_quantile(u: Tensor) -> Tensor:
-    return torch.special.ndtri(u.clamp(1e-12, 1.0 - 1e-12))
+    quantile: Tensor = torch.special.ndtri(u.clamp(1e-12, 1.0 - 1e-12))
+    return quantile
 
 
 @final

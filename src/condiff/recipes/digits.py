@@ -45,7 +45,7 @@ def digits(
     widths: tuple[int, ...] = (16, 32, 64),
     drop: float = 0.1,
     guidance: float = 2.0,
-    steps: int = 20,
+    num_steps: int = 20,
     rms: float = 0.9,
     about: Mapping[str, Any] | None = None,
 ) -> System[Gaussian, Moments]:
@@ -57,7 +57,7 @@ def digits(
         widths: Channels of the U-Net's levels; each level halves the picture.
         drop: Share of training rows whose class is dropped, for guidance.
         guidance: Default guidance scale when sampling; 1 is none.
-        steps: Default number of sampling steps.
+        num_steps: Default number of sampling steps.
         rms: Root mean square of the data, the scale of the sampling grid; the data decide.
         about: Where the data came from; the data decide.
     """
@@ -75,7 +75,7 @@ def digits(
         grid=Times(FlowTime(rms), process.schedule),
         shape=(1, side, side),
         schema=schema,
-        num_steps=steps,
+        num_steps=num_steps,
         guidance_scale=guidance,
         data=facts,
     )

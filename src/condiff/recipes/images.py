@@ -17,8 +17,6 @@ from condiff.solvers import Adams
 from condiff.train.recipe import recipe
 from condiff.train.settings import Training
 
-Sizes = Literal["tiny", "digits", "small", "base"]
-
 
 @recipe(measure=images_of, training=Training(batch_size=64, precision="bf16"))
 def images(
@@ -26,11 +24,11 @@ def images(
     shape: tuple[int, int, int] = (3, 32, 32),
     conditions: Mapping[str, Mapping[str, Any]] | None = None,
     network: Literal["unet", "dit"] = "unet",
-    size: Sizes = "small",
+    size: Literal["tiny", "digits", "small", "base"] = "small",
     patch: int = 4,
     drop: float = 0.1,
     guidance: float = 2.0,
-    steps: int = 20,
+    num_steps: int = 20,
     rms: float = 1.0,
     about: Mapping[str, Any] | None = None,
 ) -> System[Gaussian, Moments]:
@@ -44,7 +42,7 @@ def images(
         patch: Side of a DiT's patches, in pixels; the U-Net has none.
         drop: Share of training rows whose conditions are dropped, for guidance.
         guidance: Default guidance scale when sampling; 1 is none.
-        steps: Default number of sampling steps.
+        num_steps: Default number of sampling steps.
         rms: Root mean square of the data, the scale of the sampling grid; the data decide.
         about: Where the data came from; the data decide.
     """
@@ -65,7 +63,7 @@ def images(
         grid=Times(FlowTime(rms), process.schedule),
         shape=(channels, *grid),
         schema=schema,
-        num_steps=steps,
+        num_steps=num_steps,
         guidance_scale=guidance if schema else 1.0,
         data=dict(about or {}),
     )

@@ -28,7 +28,7 @@ def vectors(
     depth: int = 3,
     drop: float = 0.1,
     guidance: float = 1.0,
-    steps: int = 20,
+    num_steps: int = 20,
     about: Mapping[str, Any] | None = None,
 ) -> System[Gaussian, Moments]:
     """Vectors by flow matching: table rows, poses or embeddings, with or without conditions.
@@ -40,7 +40,7 @@ def vectors(
         depth: Number of its residual blocks.
         drop: Share of training rows whose conditions are dropped, for guidance.
         guidance: Default guidance scale when sampling; 1 is none.
-        steps: Default number of sampling steps.
+        num_steps: Default number of sampling steps.
         about: Where the data came from; the data decide.
     """
     schema: dict[str, Kind] = schema_from_json(conditions or {})
@@ -56,7 +56,7 @@ def vectors(
         grid=Times(Uniform(), process.schedule),
         shape=(features,),
         schema=schema,
-        num_steps=steps,
+        num_steps=num_steps,
         guidance_scale=guidance if schema else 1.0,
         data=dict(about or {}),
     )

@@ -43,7 +43,7 @@ class Adams:
 
     def init(self, x: Tensor, t: Tensor) -> State:
         """Start at x with no history."""
-        memory = {}
+        memory: dict[str, Tensor] = {}
         for back in range(1, self.order):
             memory |= {f"slope{back}": torch.zeros_like(x), f"time{back}": blank(x, t)}
         return State(x, memory)

@@ -58,5 +58,3 @@ def divide(a: Scalar, b: Scalar) -> Scalar:
 def missing(value: Scalar) -> Tensor | bool:
     """Tell where a time read from a leaf says "no history"."""
     return torch.isnan(value) if isinstance(value, Tensor) else math.isnan(value)
-
-

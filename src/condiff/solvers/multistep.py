@@ -30,16 +30,7 @@ def _lambda(process: Gaussian, t: Tensor) -> Scalar:
     if not isinstance(value, Tensor) and math.isnan(value):
         return math.nan
     alpha, sigma = process.coefficients(t)
-    return _log(alpha) - _log(sigma)
-
-
-def _log(value: Scalar) -> Scalar:
-    # mypy needs the two kinds of number apart to pick the overload.
-    return log(value) if isinstance(value, Tensor) else log(value)
-
-
-def _expm1(value: Scalar) -> Scalar:
-    return expm1(value) if isinstance(value, Tensor) else expm1(value)
+    return log(alpha) - log(sigma)
 
 
 @final
@@ -58,8 +49,8 @@ class _Step:
         alpha_t, sigma_t = process.coefficients(t)
         alpha_s, sigma_s = process.coefficients(s)
         q = sigma_s / sigma_t
-        start = _log(alpha_t) - _log(sigma_t)
-        return cls(q, alpha_s - alpha_t * q, alpha_s, _log(alpha_s) - _log(sigma_s) - start, start)
+        start = log(alpha_t) - log(sigma_t)
+        return cls(q, alpha_s - alpha_t * q, alpha_s, log(alpha_s) - log(sigma_s) - start, start)
 
 
 @final
@@ -84,7 +75,7 @@ class Multistep:
 
     def init(self, x: Tensor, t: Tensor) -> State:
         """Start at x with no history."""
-        memory = {}
+        memory: dict[str, Tensor] = {}
         for back in range(1, self.order):
             memory |= {f"data{back}": torch.zeros_like(x), f"time{back}": blank(x, t)}
         return State(x, memory)
@@ -112,9 +103,7 @@ class Multistep:
             new = mix(1.0, mix(step.q, x, step.c + w, data), -w, memory["data1"])
             return State(new, {"data1": data, "time1": stamp(t, x)})
         new = self._third(process, step, before, x, data, memory["data1"], memory["data2"], memory["time2"])
-        return State(
-            new, {"data1": data, "time1": stamp(t, x), "data2": memory["data1"], "time2": memory["time1"]}
-        )
+        return State(new, {"data1": data, "time1": stamp(t, x), "data2": memory["data1"], "time2": memory["time1"]})
 
     def _third(
         self,
@@ -131,8 +120,8 @@ class Multistep:
         h = step.h
         # Divided differences D1, D2 of the data estimate in units of h, as combinations of its two slopes.
         r0, r1 = divide(before, h), divide(earlier, h)
-        slope = finite_or_zero(step.alpha * (divide(_expm1(-h), h) + 1.0))
-        curve = finite_or_zero(-step.alpha * (divide(_expm1(-h) + h, h * h) - 0.5))
+        slope = finite_or_zero(step.alpha * (divide(expm1(-h), h) + 1.0))
+        curve = finite_or_zero(-step.alpha * (divide(expm1(-h) + h, h * h) - 0.5))
         two_back = _not(missing(before)) & _not(missing(earlier)) & _is_finite(earlier) & _is_finite(h)
         share = divide(r0, r0 + r1)
         first = slope * (1.0 + share) + divide(curve, r0 + r1)
@@ -183,7 +172,7 @@ class UniPC:
     ) -> State:
         """Correct the state at t with this step's one call, then predict the state at s."""
         memory = state.memory
-        m1, m2, time1 = memory["data1"], memory["data2"], memory["time1"]
+        m1, time1 = memory["data1"], memory["time1"]
         data = denoise(state.x, t).parts["data"]
         x = self._correct(process, state, t, data)
         step = _Step.of(process, t, s)
@@ -205,7 +194,7 @@ class UniPC:
         # With H = -h, B = expm1(H), phi1 = expm1(H) / H - 1, phi2 = phi1 / H - 1/2:
         # rho_a + rho_b = phi1 / B and r rho_a + rho_b = 2 phi2 / B, r = -before / h; one point alone has rho_b = 1/2.
         minus = -step.h
-        b = _expm1(minus)
+        b = expm1(minus)
         phi1 = divide(b, minus) - 1.0
         phi2 = divide(phi1, minus) - 0.5
         g1, g2 = divide(phi1, b), divide(2.0 * phi2, b)

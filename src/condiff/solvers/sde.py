@@ -1,8 +1,8 @@
 """Stochastic solvers: the reverse SDE, Langevin steps, and predictor-corrector pairs of both.
 
 Generation, t decreasing, for any diffusion eps(t) >= 0: dx = (u - eps * score) dt + sqrt(2 eps) dw, with
-score = -noise / sigma. eps = 0 is the probability flow, eps = g^2 / 2 Anderson's reverse SDE. Papers that write w = 2 eps
-put half of our drift beside the same noise.
+score = -noise / sigma. eps = 0 is the probability flow, eps = g^2 / 2 Anderson's reverse SDE. Papers that write
+w = 2 eps put half of it beside the score and all of it under the noise's root.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ class Langevin:
         num_corrections: Steps a level, >= 1, one call each.
         snr: Size of a step against its noise, > 0; 0.16 is usual for images.
 
-    Source: Song and Ermon 2019; the step size of Song et al. 2021, algorithm 4, with the score's expected norm 1 / sigma
-    in place of the measured one, so that rows do not depend on each other.
+    Source: Song and Ermon 2019; the step size of Song et al. 2021, algorithm 4, with the score's expected norm
+    1 / sigma in place of the measured one, so that rows do not depend on each other.
     """
 
     num_corrections: int = 1
@@ -238,5 +238,3 @@ def _needs_score(process: Gaussian) -> None:
 
 def _root(value: Scalar) -> Scalar:
     return torch.sqrt(value) if isinstance(value, Tensor) else value**0.5
-
-

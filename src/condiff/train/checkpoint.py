@@ -136,14 +136,14 @@ def read(path: str | os.PathLike[str]) -> Stored:
         FileNotFoundError: If there is nothing to read.
         ValueError: If the file is damaged, of a newer format, or not written by this library.
     """
-    file = _weights_file(Path(path))
+    file = weights_file(Path(path))
     header = read_header(file)
-    return Stored(file, header, _tensors(file))
+    return Stored(file, header, tensors_of(file))
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a weights file's header without its tensors; errors as for `read`."""
-    file = _weights_file(Path(path))
+    file = weights_file(Path(path))
     try:
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata() or {}
@@ -170,7 +170,12 @@ def _short(error: BaseException) -> str:
     return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
 
 
-def _tensors(file: Path) -> dict[str, Tensor]:
+def tensors_of(file: Path) -> dict[str, Tensor]:
+    """Read every tensor of a safetensors file.
+
+    Raises:
+        ValueError: If the file is missing or damaged.
+    """
     try:
         with safe_open(file, "pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}
@@ -178,7 +183,12 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} is damaged ({_short(error)}); use another checkpoint") from None
 
 
-def _weights_file(path: Path) -> Path:
+def weights_file(path: Path) -> Path:
+    """Find the weights file of a run folder, a checkpoint folder (its averaged weights) or a file itself.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
     if path.is_file():
         return path
     if path.is_dir():
@@ -335,8 +345,8 @@ def resume(path: Path, progress: Progress) -> dict[str, Any]:
         raise ValueError(
             f"{path / 'state.json'} cannot be read ({_short(error)}); remove {path} to use an older one"
         ) from None
-    restore(module_of(progress.system), _tensors(path / WEIGHTS), path / WEIGHTS)
-    restore(progress.average, _tensors(path / "ema.safetensors"), path / "ema.safetensors")
-    progress.restore_optimizer(_tensors(path / "optimizer.safetensors"))
+    restore(module_of(progress.system), tensors_of(path / WEIGHTS), path / WEIGHTS)
+    restore(progress.average, tensors_of(path / "ema.safetensors"), path / "ema.safetensors")
+    progress.restore_optimizer(tensors_of(path / "optimizer.safetensors"))
     progress.step, progress.seconds = step, seconds
     return state

@@ -1,0 +1,1 @@
+"""The command line; nothing here imports torch before a verb runs."""

@@ -1,0 +1,73 @@
+"""`condiff eval`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from condiff.cli.errors import UsageError
+from condiff.cli.output import emit, say, table
+from condiff.cli.parser import Parser, natural, positive
+
+
+def run(words: list[str]) -> int:
+    """Evaluate a run."""
+    parser = Parser(
+        prog="condiff eval", description="Measure a trained run on held-out data; every number has an interval."
+    )
+    parser.add_argument("run", metavar="RUN", help="run folder, checkpoint folder or .safetensors file")
+    parser.add_argument("--data", metavar="NAME_OR_PATH", help="data to compare with [what it was trained on]")
+    parser.add_argument("-n", "--num-samples", type=positive, default=1000, help="how many samples to draw [1000]")
+    parser.add_argument("--seed", type=natural, default=0, help="names samples and draws [0]")
+    parser.add_argument("--quick", action="store_true", help="distances and agreement only")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    arguments = parser.read(words)
+
+    from condiff.cli.report import write_report
+    from condiff.cli.sample_verb import opened
+    from condiff.data import read
+    from condiff.tasks.assess import assess
+    from condiff.train.checkpoint import write_atomically
+
+    system = opened(arguments.run)
+    name = arguments.data or system.data.get("meta", {}).get("source") or system.data.get("name")
+    if not name:
+        raise UsageError(f"{arguments.run} does not say what it was trained on; add --data PATH")
+    try:
+        splits = read(name)
+    except FileNotFoundError:
+        raise UsageError(f"the data {name} are not there; give their place with --data") from None
+    if arguments.num_samples < 2:
+        raise UsageError("-n must be at least 2: a spread needs two samples")
+    if tuple(splits.test.data.shape[1:]) != tuple(splits.train.data.shape[1:]) or len(splits.test) < 2:
+        raise UsageError(f"{name} has {len(splits.test)} test examples; at least 2 are needed")
+    metrics, use = assess(
+        system, splits, num=arguments.num_samples, seed=arguments.seed, quick=arguments.quick, talk=say
+    )
+    facts = {
+        "run": arguments.run,
+        "data": str(name),
+        "split": "test",
+        "n": arguments.num_samples,
+        "seed": arguments.seed,
+        "num_steps": system.num_steps,
+        "guidance_scale": system.guidance_scale,
+        "metrics": [metric.to_json() for metric in metrics],
+        "condition_use": use.to_json() if use is not None else None,
+    }
+    folder = Path(arguments.run)
+    if (folder / "config.yaml").is_file():
+        write_atomically(folder / "eval.json", json.dumps(facts, indent=1).encode())
+        write_report(folder)
+    if arguments.json:
+        emit(facts)
+        return 0
+    rows = [
+        (m.name, f"{m.value:.4g} {m.unit}".strip(), f"{m.interval[0]:.4g} to {m.interval[1]:.4g}", m.n) for m in metrics
+    ]
+    print(table(rows, ("metric", "value", "interval (95 %)", "n")))
+    if use is not None:
+        print(f"\nis the condition used? {use.verdict}")
+    if (folder / "config.yaml").is_file():
+        say(f"definitions of every number: {folder / 'eval.json'}")
+    return 0

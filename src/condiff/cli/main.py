@@ -1,0 +1,112 @@
+"""The command `condiff`: finds the verb, runs it, and turns every failure into one line and an exit code.
+
+Nothing here imports torch: a verb's module is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+from condiff.cli.errors import UsageError, nearest
+
+VERBS = {
+    "systems": "list the systems that the package offers",
+    "train": "train a recipe, or the general recipe for a folder or file",
+    "sample": "draw samples from a trained run or checkpoint",
+    "eval": "measure a trained run on held-out data",
+    "reproduce": "run a system's small experiment on real data",
+    "info": "say what is inside a checkpoint or a generated file",
+    "doctor": "look at the machine, or at data or a run before using them",
+    "replay": "regenerate a generated file from the recipe inside it",
+}
+
+GOOD, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def _help() -> str:
+    lines = ["usage: condiff VERB ...", "", "Conditional diffusion and flow models for any data.", "", "verbs:"]
+    lines += [f"  {verb:<10} {text}" for verb, text in VERBS.items()]
+    lines += [
+        "",
+        "options:",
+        "  -v         show the full traceback of a failure",
+        "  --version  print the version",
+        "  --help     this text; condiff VERB --help tells about one verb",
+        "",
+        "start with:  condiff train digits --out runs/digits --seconds 120   then   condiff sample runs/digits",
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    verbose = any(word in ("-v", "--verbose") for word in words)
+    words = [word for word in words if word not in ("-v", "--verbose")]
+    try:
+        return _run(words)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe went away, as `head` does; point stdout elsewhere so that the exit is quiet.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return GOOD
+    except Exception as error:  # the border: everything becomes one line, and -v shows the rest
+        if verbose:
+            traceback.print_exc()
+        print(f"condiff: {describe(error)}", file=sys.stderr)
+        return WRONG_USAGE if isinstance(error, UsageError | FileNotFoundError | FileExistsError) else FAILED
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help(), file=sys.stdout if words else sys.stderr)
+        return GOOD if words else WRONG_USAGE
+    if words[0] == "--version":
+        from condiff import __version__
+
+        print(f"condiff {__version__}")
+        return GOOD
+    verb, *rest = words
+    if verb not in VERBS:
+        kind = "option" if verb.startswith("-") else "verb"
+        raise UsageError(f"no {kind} {verb!r}{nearest(verb, VERBS)} There are {', '.join(VERBS)}; see condiff --help")
+    module = import_module(f"condiff.cli.{verb}_verb")
+    try:
+        code: int = module.run(rest)
+    except SystemExit as leave:  # argparse leaves after --help
+        return int(leave.code or 0)
+    return code
+
+
+def describe(error: BaseException) -> str:
+    """Return one line for a failure, naming the file and the next step where the error knows them."""
+    if isinstance(error, OSError) and error.errno is not None:
+        name = f"{error.filename}: " if error.filename else ""
+        advice = {
+            errno.ENOSPC: "the disk is full; free some space and run again, nothing that was there is lost",
+            errno.EFBIG: "the file would be larger than allowed here; nothing that was there is lost",
+            errno.EACCES: "no permission; give another --out or path",
+            errno.EROFS: "a read-only place; give another --out",
+            errno.ENOTDIR: "a part of this path is a file, not a folder; give another path",
+            errno.EEXIST: "a file is in the way; give another path",
+            errno.EISDIR: "is a folder, but a file is expected",
+            errno.ENOENT: "no such file or folder",
+        }.get(error.errno, (error.strerror or str(error)).lower())
+        return f"{name}{advice}"
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    first = " ".join(text.split())
+    if isinstance(error, ValueError | TypeError | RuntimeError | UsageError | OSError) and first:
+        return first if len(first) <= 600 else first[:597] + "..."
+    return f"{type(error).__name__}: {first or 'no further words'} (run again with -v for the traceback)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""`condiff train`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from condiff.cli.errors import UsageError, nearest
+from condiff.cli.output import emit, say
+from condiff.cli.parser import Parser, natural, positive
+from condiff.cli.signature import add_options, chosen, recipe_names, recipe_options, training_options
+
+GENERAL = {"images": "images", "vectors": "vectors", "poses": "vectors"}
+_DATA_OPTIONS = ("resolution", "channels", "length", "stride")
+
+
+def _parser(recipe: str | None) -> Parser:
+    names = ", ".join(recipe_names())
+    summary, own = recipe_options(recipe) if recipe else ("Train a recipe, or the general recipe for your data.", [])
+    parser = Parser(
+        prog=f"condiff train {recipe}" if recipe else "condiff train",
+        description=f"{summary}\n\nrecipes: {names}; or a folder or file of your own"
+        + ("" if recipe else "\ncondiff train RECIPE --help lists a recipe's own options"),
+    )
+    parser.add_argument("target", metavar="RECIPE_OR_PATH", help="a recipe, or data to choose the general recipe for")
+    parser.add_argument("--data", metavar="NAME_OR_PATH", help="data to train on [the recipe's own]")
+    parser.add_argument("--out", metavar="RUN", help="run folder [runs/NAME]")
+    parser.add_argument("--seed", type=natural, default=0, help="names weights, order of data and noise [0]")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run folder")
+    parser.add_argument(
+        "--report-to", metavar="NAMES", default="", help="trackers: tensorboard, wandb, trackio, mlflow"
+    )
+    parser.add_argument("--device", default="cpu", help="where to compute [cpu]")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout at the end")
+    for name in _DATA_OPTIONS:
+        parser.add_argument(f"--{name}", type=positive, help=f"{name} of the examples read from --data")
+    taken = {"data", "out", "seed", "resume", "device", "json", *_DATA_OPTIONS}
+    add_options(parser, "training", training_options(recipe), taken)
+    add_options(parser, "recipe", own, taken)
+    return parser
+
+
+def _target(word: str) -> tuple[str, str | None]:
+    """Return (recipe name, data named by the target or None)."""
+    if word in recipe_names():
+        return word, None
+    from condiff.data.inspect import sniff
+
+    try:
+        kind = sniff(word)
+    except FileNotFoundError:
+        raise UsageError(
+            f"no recipe and no file or folder named {word!r}{nearest(word, recipe_names())} "
+            f"Recipes are {', '.join(recipe_names())}"
+        ) from None
+    if kind not in GENERAL:
+        raise UsageError(
+            f"{word} holds {kind}, and this version has no general recipe for {kind}; there are {', '.join(GENERAL)}"
+        )
+    say(f"{word} holds {kind}: training the general recipe {GENERAL[kind]!r}")
+    return GENERAL[kind], word
+
+
+def run(words: list[str]) -> int:
+    """Train."""
+    target = next((word for word in words if not word.startswith("-")), None)
+    if target is None or "--help" in words or "-h" in words:
+        _parser(target if target in recipe_names() else None).read(words)
+    assert target is not None
+    recipe_name, implied = _target(target)
+    arguments = _parser(recipe_name).read(words)
+    own, training = recipe_options(recipe_name)[1], training_options()
+    user, settings_given = chosen(arguments, own), chosen(arguments, training)
+    run_folder = Path(arguments.out or f"runs/{Path(target).stem if implied else recipe_name}")
+    if run_folder.exists() and not run_folder.is_dir():
+        raise UsageError(f"{run_folder} is a file, but --out needs a folder; give another")
+    if run_folder.is_dir() and any(run_folder.iterdir()) and not arguments.resume:
+        raise UsageError(f"{run_folder} is not empty; add --resume to go on with that run, or give another --out")
+
+    import torch
+
+    from condiff.cli.report import write_report
+    from condiff.core.rng import key
+    from condiff.data import read
+    from condiff.recipes import find
+    from condiff.tasks.pictures import draw
+    from condiff.train import train
+    from condiff.train.fit import module_of
+
+    recipe = find(recipe_name)
+    data = arguments.data or implied or recipe.data
+    if not data:
+        raise UsageError(f"recipe {recipe_name} has no data of its own; add --data PATH")
+    try:
+        given = {name: getattr(arguments, name) for name in _DATA_OPTIONS if getattr(arguments, name) is not None}
+        splits = read(data, **given)
+    except FileNotFoundError as error:
+        raise UsageError(str(error)) from None
+    settings = _settings(recipe.training, settings_given)
+    device = _device(arguments.device)
+    try:
+        measured = dict(recipe.measure(splits))
+        with torch.random.fork_rng(devices=[]):  # initial weights are named by the seed, whatever ran before
+            torch.manual_seed(key(arguments.seed, "weights"))
+            system = recipe(**{**measured, **user})
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"recipe {recipe_name}: {error}") from error
+    size = sum(p.numel() for p in module_of(system).parameters())
+    say(
+        f"{recipe_name}: {size:,} parameters, {len(splits.train):,} training examples of shape "
+        f"{'x'.join(map(str, splits.train.data.shape[1:]))}, run folder {run_folder}"
+    )
+    command = "condiff train " + shlex.join(words)
+    trackers = [name for name in arguments.report_to.split(",") if name]
+    train(
+        system,
+        splits,
+        out=run_folder,
+        settings=settings,
+        seed=arguments.seed,
+        resume=arguments.resume,
+        pictures=lambda averaged, step: draw(averaged, step),
+        report_to=trackers,
+        command=command,
+        device=device,
+    )
+    write_report(run_folder)
+    say(
+        f"done: look at {run_folder / 'report.html'}, "
+        f"or draw samples with: condiff sample {shlex.quote(str(run_folder))}"
+    )
+    if arguments.json:
+        emit(_summary(run_folder, recipe_name, size))
+    return 0
+
+
+def _settings(default: Any, given: dict[str, Any]) -> Any:  # noqa: ANN401 - Training, not imported before it is needed
+    from dataclasses import replace
+
+    try:
+        if "seconds" in given and "steps" not in given:
+            given = {**given, "steps": 1_000_000}  # the clock decides
+        return replace(default, **given)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"training settings: {error}") from None
+
+
+def _device(name: str) -> Any:  # noqa: ANN401 - torch.device, not imported before it is needed
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name} cannot be used here: {str(error).splitlines()[0][:120]}") from None
+    return device
+
+
+def _summary(run_folder: Path, recipe: str, size: int) -> dict[str, Any]:
+    import json
+
+    lines = (run_folder / "metrics.jsonl").read_text().splitlines()
+    return {
+        "run": str(run_folder),
+        "recipe": recipe,
+        "parameters": size,
+        "last": json.loads(lines[-1]) if lines else {},
+    }

@@ -1,0 +1,40 @@
+"""Networks: `net(x, t, cond)` returns a tensor shaped like x, zero while the network is fresh.
+
+`t` is the process time in [0, 1], shaped like a prefix of x as the network's layout allows; `cond` holds the conditions
+of a declared schema, each with a learned null.
+"""
+
+from condiff.nn.attention import CrossAttention, SelfAttention, attend, block_causal
+from condiff.nn.conv import Conv3d, conv
+from condiff.nn.dit import DiT, DiTSize
+from condiff.nn.embed import Conditions, Encoded, TimeEmbedding
+from condiff.nn.init import initialise
+from condiff.nn.layout import Frames, Grid, Layout, Tokens
+from condiff.nn.mlp import MLP
+from condiff.nn.norm import group_norm, modulate, rms_norm
+from condiff.nn.unet import UNet, UNetSize
+
+__all__ = [
+    "MLP",
+    "Conditions",
+    "Conv3d",
+    "CrossAttention",
+    "DiT",
+    "DiTSize",
+    "Encoded",
+    "Frames",
+    "Grid",
+    "Layout",
+    "SelfAttention",
+    "TimeEmbedding",
+    "Tokens",
+    "UNet",
+    "UNetSize",
+    "attend",
+    "block_causal",
+    "conv",
+    "group_norm",
+    "initialise",
+    "modulate",
+    "rms_norm",
+]

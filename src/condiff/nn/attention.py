@@ -1,0 +1,132 @@
+"""Attention over the tokens of a state, over earlier context, and over the tokens of a condition."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+_SHORT = 512
+"""Up to about this many keys, two batched products in bf16 beat the fused CPU kernel, which gains nothing from bf16."""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention by the fastest route for the device, type and length.
+
+    out = softmax(q k^T / sqrt(D)) v
+
+    Args:
+        q: Queries (B, H, N, D).
+        k: Keys (B, H, K, D).
+        v: Values (B, H, K, D).
+        mask: Bool, broadcastable to (B, H, N, K): may the query see the key? None is yes for all. Every query must see
+            at least one key.
+
+    Returns: (B, H, N, D).
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= _SHORT:
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        return torch.matmul(scores.softmax(-1).to(v.dtype), v)
+    return nn.functional.scaled_dot_product_attention(q, k, v, mask)
+
+
+def block_causal(count: int, block: int, device: torch.device, start: Tensor | None = None) -> Tensor:
+    """Make the mask in which a token sees its own block and all earlier ones; block 1 is plain causal.
+
+    Args:
+        count: N, number of tokens.
+        block: Tokens in a block, counted from the first token of the whole sequence.
+        device: Where the mask lives.
+        start: Place of the first of these tokens in the whole sequence, (B,); None is 0.
+
+    Returns: Bool (N, N), or (B, N, N) with a start.
+    """
+    place = torch.arange(count, device=device)
+    index = (place if start is None else start[:, None] + place) // block
+    return index[..., :, None] >= index[..., None, :]
+
+
+def _heads(width: int, head_width: int) -> int:
+    heads = max(1, width // head_width)
+    if width % heads:
+        raise ValueError(f"width {width} does not divide into {heads} heads; choose a multiple of {head_width}")
+    return heads
+
+
+def _fold(x: Tensor, heads: int) -> Tensor:
+    return x.reshape(*x.shape[:-1], heads, -1).transpose(1, 2)
+
+
+class SelfAttention(nn.Module):
+    """Attention among tokens (B, N, width), and from them to the keys and values of earlier tokens.
+
+    Args:
+        width: Features of a token.
+        head_width: Features of a head; the number of heads is width // head_width, at least 1.
+
+    Raises:
+        ValueError: If the width does not divide into heads.
+    """
+
+    def __init__(self, width: int, *, head_width: int = 64) -> None:
+        super().__init__()
+        self.heads = _heads(width, head_width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self, x: Tensor, *, mask: Tensor | None = None, past: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Mix the tokens.
+
+        Args:
+            x: Tokens (B, N, width).
+            mask: Bool, broadcastable to (B, 1, N, P + N): may the query see the key? None is yes for all.
+            past: Keys and values of P earlier tokens, each (B, P, width), as an earlier call returned them.
+
+        Returns: The mixed tokens (B, N, width), and the keys and values of these N tokens, each (B, N, width).
+        """
+        q, k, v = self.qkv(x).chunk(3, -1)
+        keys, values = k, v
+        if past is not None:
+            keys, values = torch.cat([past[0].to(k.dtype), k], 1), torch.cat([past[1].to(v.dtype), v], 1)
+        mixed = attend(_fold(q, self.heads), _fold(keys, self.heads), _fold(values, self.heads), mask)
+        return self.out(mixed.transpose(1, 2).flatten(2)), (k, v)
+
+
+class CrossAttention(nn.Module):
+    """Attention from tokens (B, N, width) to the tokens of a condition (B, K, context_width).
+
+    Args:
+        width: Features of a token.
+        context_width: Features of a condition's token.
+        head_width: Features of a head; the number of heads is width // head_width, at least 1.
+
+    Raises:
+        ValueError: If the width does not divide into heads.
+    """
+
+    def __init__(self, width: int, context_width: int, *, head_width: int = 64) -> None:
+        super().__init__()
+        self.heads = _heads(width, head_width)
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(context_width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor, visible: Tensor) -> Tensor:
+        """Read from the condition.
+
+        Args:
+            x: Tokens (B, N, width).
+            context: Tokens of the condition (B, K, context_width).
+            visible: Bool (B, K): may row b see token k?
+
+        Returns: What was read, (B, N, width).
+        """
+        k, v = self.kv(context).chunk(2, -1)
+        mixed = attend(
+            _fold(self.q(x), self.heads), _fold(k, self.heads), _fold(v, self.heads), visible[:, None, None, :]
+        )
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out
