@@ -51,7 +51,8 @@ class Guided:
             if total.shape != x.shape[:1]:
                 raise ValueError(f"an energy returns one number a row, {tuple(x.shape[:1])}, got {tuple(total.shape)}")
             grad = torch.autograd.grad(total.sum(), leaf)[0]
-            plain = Moments({name: part.detach() for name, part in est.parts.items()}, est.aux)
+            aux = {name: extra.detach() for name, extra in est.aux.items()}
+            plain = Moments({name: part.detach() for name, part in est.parts.items()}, aux)
         return self.process.tilt(x, t, plain, self.scale * grad)
 
 

@@ -47,7 +47,7 @@ class MinSNR:
         """Return the weight."""
         alpha, sigma = process.schedule(t)
         snr = (alpha / sigma) ** 2
-        return snr.clamp_max(self.gamma) / snr
+        return (self.gamma / snr).clamp_max(1.0)  # finite at both ends: 0 at no noise, 1 at no signal
 
 
 @final

@@ -33,6 +33,11 @@ def _tensors(process: Gaussian, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return expand(alpha, flat), expand(sigma, flat)
 
 
+def _over(outside: Tensor, sigma: Tensor) -> Tensor:
+    """Return outside / sigma, and 0 where sigma = 0: what lies outside the basis there is rounding, not noise."""
+    return torch.where(sigma > 0.0, outside / torch.where(sigma > 0.0, sigma, 1.0), 0.0)
+
+
 @final
 @dataclass(frozen=True)
 class GaussianData:
@@ -89,8 +94,9 @@ class GaussianData:
         # either end; a direction of no variance at sigma = 0 holds no noise.
         safe = total.clamp_min(torch.finfo(x.dtype).tiny)
         data = self.mean.flatten().to(x) + (inside * (alpha * variances / safe)) @ basis.T
-        outside = centred - inside @ basis.T
-        noise = (inside * (sigma / safe)) @ basis.T + outside / sigma.clamp_min(torch.finfo(x.dtype).tiny)
+        noise = (inside * (sigma / safe)) @ basis.T
+        if basis.shape[1] < basis.shape[0]:
+            noise = noise + _over(centred - inside @ basis.T, sigma)
         return Moments({"data": data.reshape(x.shape), "noise": noise.reshape(x.shape)})
 
     def flow(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -106,8 +112,10 @@ class GaussianData:
         inside = centred @ basis
         before = (sigma_t**2 + alpha_t**2 * variances).clamp_min(torch.finfo(x.dtype).tiny)
         moved = (inside * ((sigma_s**2 + alpha_s**2 * variances) / before).sqrt()) @ basis.T
-        outside = (centred - inside @ basis.T) * (sigma_s / sigma_t.clamp_min(torch.finfo(x.dtype).tiny))
-        return (alpha_s * mean + moved + outside).reshape(x.shape)
+        out = alpha_s * mean + moved
+        if basis.shape[1] < basis.shape[0]:
+            out = out + sigma_s * _over(centred - inside @ basis.T, sigma_t)
+        return out.reshape(x.shape)
 
     def log_density(self, x: Tensor, t: Tensor) -> Tensor:
         """Return log p(x_t) in nats, shape (B,). The basis must span the space where sigma = 0."""

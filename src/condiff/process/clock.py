@@ -75,7 +75,7 @@ class Ratio:
 class FlowClock:
     """Data-scaled flow time: y = x / m and tau = sigma / (scale m), where m = alpha + sigma / scale.
 
-    dy/dtau = scale * noise - data. Finite at both ends of every schedule, with tau = 0 at the data and tau = 1 at pure noise.
+    dy/dtau = scale * noise - data. Finite at both ends of every schedule, with tau = 0 at the data and 1 at pure noise.
 
     Args:
         scale: Noise level that takes half the clock, > 0; the root mean square of the data is a good choice.

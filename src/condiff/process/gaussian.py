@@ -165,7 +165,7 @@ class Gaussian:
             raise ValueError(f"eta must lie in [0, 1], got {eta}")
         if not self.noise.additive:
             raise TypeError(f"{self.noise} is not additive, so a part of it cannot be redrawn; use eta = 0")
-        carried = alpha_t * sigma_s / (alpha_s * sigma_t)
+        carried = _carried(alpha_t * sigma_s, alpha_s * sigma_t)
         tau = eta**2 * (1.0 - carried * carried)
         if isinstance(tau, Tensor):
             if host(t) is None and host(s) is None and not torch.compiler.is_compiling() and bool((tau < -1e-9).any()):
@@ -251,6 +251,13 @@ class Gaussian:
 
     def _at(self, t: Tensor, function: Callable[..., tuple[Scalar, Scalar]]) -> tuple[Scalar, Scalar]:
         return function(known(t))
+
+
+def _carried(a: Scalar, b: Scalar) -> Scalar:
+    # 0 / 0 is a step of no length at an end of time: all noise is carried over.
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return torch.nan_to_num(torch.as_tensor(a) / torch.as_tensor(b), nan=1.0, posinf=math.inf)
+    return a / b if b != 0.0 else (1.0 if a == 0.0 else math.inf)
 
 
 def _root(value: Scalar) -> Scalar:

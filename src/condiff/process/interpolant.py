@@ -165,13 +165,15 @@ class Interpolant:
             return est.combine(end)
         if not 0.0 <= eta <= 1.0:
             raise ValueError(f"eta must lie in [0, 1], got {eta}")
+        if not torch.compiler.is_compiling() and _any(known(s) > known(t)):
+            raise ValueError("a stochastic step needs s <= t; use eta = 0 to run time upwards")
         start = self.coefficients(t)
         numbers = [
             torch.as_tensor(row[name], dtype=torch.float64) for row in (start, end) for name in ("source", "noise")
         ]
         beta_t, gamma_t, beta_s, gamma_s = numbers
         carried = beta_s * gamma_t / (beta_t * gamma_s).clamp_min(1e-30)
-        tau = eta**2 * (1.0 - carried * carried).clamp(0.0, 1.0) * (s <= t)
+        tau = eta**2 * (1.0 - carried * carried).clamp(0.0, 1.0)
         mean = est.combine({**end, "noise": end["noise"] * torch.sqrt(1.0 - tau)})
         return mix(1.0, mean, end["noise"] * torch.sqrt(tau), rng.normal(x.shape).to(x))
 
@@ -207,6 +209,10 @@ class TwoHeads(nn.Module):
 
 def _at(t: Tensor, function: Callable[..., tuple[Scalar, Scalar, Scalar]]) -> tuple[Scalar, Scalar, Scalar]:
     return function(known(t))
+
+
+def _any(flag: Tensor | bool) -> bool:
+    return bool(flag.any()) if isinstance(flag, Tensor) else flag
 
 
 def _minus(value: Scalar) -> Scalar:

@@ -259,7 +259,7 @@ class Table:
         if isinstance(t, Tensor):
             angles = self._angle_tensor.to(t.device)
             # The tolerance keeps a node computed as i / n on its own segment.
-            left = (t * num + 1e-9).floor().clamp(0, num - 1).long()
+            left = (t * num + 1e-9).nan_to_num(0.0).floor().clamp(0, num - 1).long()
             low, high = angles[left], angles[left + 1]
             return low + (t * num - left) * (high - low), (high - low) * num
         at = max(0, min(num - 1, math.floor(t * num + 1e-9)))

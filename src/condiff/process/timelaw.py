@@ -157,13 +157,13 @@ class Importance:
         if not self.density or min(self.density) <= 0.0:
             raise ValueError("Importance needs at least one bin and every density > 0")
 
-    def _mass(self) -> Tensor:
-        density = torch.tensor(self.density, dtype=torch.float64)
+    def _mass(self, device: torch.device) -> Tensor:
+        density = torch.tensor(self.density, dtype=torch.float64, device=device)
         return density / density.sum()
 
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
         """Invert the piecewise linear distribution function."""
-        mass = self._mass()
+        mass = self._mass(u.device)
         end = mass.cumsum(0)
         u = u.to(torch.float64)
         at = torch.searchsorted(end, u.contiguous(), right=True).clamp_max(len(mass) - 1)
@@ -172,6 +172,6 @@ class Importance:
 
     def weight(self, t: Tensor) -> Tensor | None:
         """Return 1 / density(t), the density normalised over [0, 1]."""
-        mass = self._mass()
+        mass = self._mass(t.device)
         at = (t * len(mass)).long().clamp(0, len(mass) - 1)
         return 1.0 / (mass[at] * len(mass))

@@ -82,7 +82,8 @@ class Adams:
         new = mix(1.0, new, size * (second - first), memory["slope1"])
         if self.order == 3:
             new = mix(1.0, new, -size * second, memory["slope2"])
-        if isinstance(fresh, Tensor) and not torch.compiler.is_compiling() and bool(fresh.any()):
+        # Tracing cannot branch on a value: a compiled step with per-row history makes the second call every time.
+        if isinstance(fresh, Tensor) and (torch.compiler.is_compiling() or bool(fresh.any())):
             begun = midpoint(self.clock, process, denoise, x, est, t, s)
             new = torch.where(expand(fresh, x), begun, new)
         return State(new, new_memory)

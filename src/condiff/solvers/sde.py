@@ -44,8 +44,17 @@ class Anderson:
     strength: float = 1.0
 
     def __call__(self, process: Gaussian, t: Tensor) -> Scalar:
-        """Return strength * g^2 / 2."""
+        """Return strength * g^2 / 2.
+
+        Raises:
+            ValueError: Where alpha = 0.
+        """
         alpha, sigma = process.coefficients(t)
+        if _holds(alpha == 0.0):
+            raise ValueError(
+                "Anderson's diffusion is infinite where alpha = 0 (t = 1 of this schedule); use Proportional(), or "
+                "start below"
+            )
         rates = process.rates(t)
         return self.strength * sigma * (rates["noise"] - rates["data"] * sigma / alpha)
 
@@ -100,8 +109,11 @@ class SDE:
 
         Raises:
             TypeError: If the noise law is not additive.
+            ValueError: If s > t, or the diffusion is infinite at t.
         """
         _needs_score(process)
+        if _holds(known(s) > known(t)):
+            raise ValueError("SDE runs time downwards (s <= t); invert with a deterministic solver")
         x = state.x
         est = denoise(x, t)
         last = noiseless(process, s)
@@ -187,6 +199,10 @@ class Corrected:
     num_corrections: int = 1
     snr: float = 0.16
 
+    def __post_init__(self) -> None:
+        if self.num_corrections < 1 or not self.snr > 0.0:
+            raise ValueError(f"Corrected needs num_corrections >= 1 and snr > 0, got {self}")
+
     def init(self, x: Tensor, t: Tensor) -> State:
         """Start the predictor at x."""
         return self.predictor.init(x, t)
@@ -234,6 +250,13 @@ def _correct(
 def _needs_score(process: Gaussian) -> None:
     if not process.noise.additive:
         raise TypeError(f"a stochastic step needs a score, and {process.noise} has none of the form -noise / sigma")
+
+
+def _holds(flag: Tensor | bool) -> bool:
+    # A compiled step relies on its caller's grid: tracing cannot branch on a value.
+    if isinstance(flag, Tensor):
+        return not torch.compiler.is_compiling() and bool(flag.any())
+    return flag
 
 
 def _root(value: Scalar) -> Scalar:

@@ -42,7 +42,7 @@ def solver_named(name: str) -> Solver[Any, Any]:
     """
     if name not in SOLVERS:
         near = difflib.get_close_matches(name, SOLVERS, 1, 0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"no solver named {name!r}{hint} There are {', '.join(SOLVERS)}")
     return SOLVERS[name]()
 
@@ -71,7 +71,7 @@ def condition_of(system: System[Any, Any], given: Mapping[str, Any] | None, rows
     for name in given:
         if name not in schema:
             near = difflib.get_close_matches(name, schema, 1, 0.3)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             raise ValueError(f"no condition named {name!r}{hint} This system has {', '.join(schema)}")
     values: dict[str, Tensor] = {}
     present: dict[str, Tensor] = {}
@@ -92,9 +92,16 @@ def _values(name: str, kind: Kind, given: Any, rows: range, system: System[Any, 
             raise ValueError(f"condition {name!r} got an empty list; give a class")
         classes = [_class(name, kind, item) for item in items]
         return torch.tensor([classes[row % len(classes)] for row in rows], dtype=torch.int64)
-    value = torch.as_tensor(given, dtype=torch.float32)
+    value = torch.as_tensor(given, dtype=torch.int64 if isinstance(kind, TokenIds) else torch.float32)
+    if isinstance(kind, Vector) and kind.size == 1 and value.ndim < 2:
+        value = value.reshape(-1, 1)  # one number, or a list of them to use in turn
+    one = _blank(kind, system.shape, 1)[0]
+    value = value.unsqueeze(0) if value.ndim == one.ndim else value
+    if value.ndim != one.ndim + 1 or len(value) == 0:
+        raise ValueError(
+            f"condition {name!r} needs a value of shape {tuple(one.shape)} or a list of them, got {tuple(value.shape)}"
+        )
     if isinstance(kind, Vector):
-        value = value.reshape(1, 1) if value.ndim == 0 else value.reshape(1, -1) if value.ndim == 1 else value
         if value.shape[1] != kind.size:
             raise ValueError(f"condition {name!r} has {kind.size} numbers, got {tuple(value.shape[1:])}")
         if not bool(torch.isfinite(value).all()):
@@ -111,7 +118,7 @@ def _class(name: str, kind: ClassLabel, item: Any) -> int:  # noqa: ANN401 - wha
         return kind.labels.index(item)
     if isinstance(item, bool) or (not isinstance(item, int) and not (isinstance(item, str) and item.isdecimal())):
         near = difflib.get_close_matches(str(item), kind.labels, 1, 0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"{name} has no class {item!r}{hint} Classes are {', '.join(kind.labels) or 'numbers'}")
     if not 0 <= int(item) < kind.num_classes:
         raise ValueError(f"{name} has classes 0 to {kind.num_classes - 1}, got {item}")

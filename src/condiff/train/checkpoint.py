@@ -7,7 +7,6 @@ the same folder, flushed to the disk, and then renamed: a reader sees the old on
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -18,17 +17,19 @@ from typing import Any, final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as pack
 from torch import Tensor, nn
 
 from condiff.core.condition import schema_to_json
 from condiff.core.system import System
+from condiff.train.atomic import named, sync_folder
+from condiff.train.atomic import write_atomically as write_atomically
 from condiff.train.fit import Progress, module_of
+from condiff.train.packing import KEY, brief, pack
+from condiff.train.packing import tensors_of as tensors_of
 from condiff.train.recipe import Recipe
 from condiff.train.settings import Training
 
 FORMAT = 1
-KEY = "condiff"
 WEIGHTS = "model.safetensors"
 _PREFIX = "checkpoint-"
 
@@ -47,36 +48,6 @@ class Stored:
     path: Path
     header: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a kill or a full disk leaves the previous one whole.
-
-    Raises:
-        OSError: If the disk is full or the folder cannot be written; the temporary file is removed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # some file systems cannot sync a folder; the rename itself is still atomic
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def header_of(system: System[Any, Any], **more: Any) -> dict[str, Any]:  # noqa: ANN401 - plain JSON
@@ -106,12 +77,6 @@ def header_of(system: System[Any, Any], **more: Any) -> dict[str, Any]:  # noqa:
     }
 
 
-def _packed(tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> bytes:
-    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    content: bytes = pack(whole, metadata={KEY: json.dumps(header)} if header is not None else None)
-    return content
-
-
 def save(system: System[Any, Any], path: str | os.PathLike[str], **more: Any) -> None:  # noqa: ANN401 - plain JSON
     """Save a system's weights to one file that is enough by itself.
 
@@ -124,7 +89,7 @@ def save(system: System[Any, Any], path: str | os.PathLike[str], **more: Any) ->
         ValueError: If the system was not made by a recipe.
         TypeError: If its denoiser has no weights.
     """
-    write_atomically(Path(path), _packed(module_of(system).state_dict(), header_of(system, **more)))
+    write_atomically(Path(path), pack(module_of(system).state_dict(), header_of(system, **more)))
 
 
 def read(path: str | os.PathLike[str]) -> Stored:
@@ -149,13 +114,15 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
             metadata = opened.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
-            f"{file} is damaged or not a safetensors file ({_short(error)}); use another checkpoint"
+            f"{file} is damaged or not a safetensors file ({brief(error)}); use another checkpoint"
         ) from None
     if KEY not in metadata:
         raise ValueError(f"{file} was not written by condiff: its header names no recipe")
     try:
         header = json.loads(metadata[KEY])
         version = int(header["format"])
+        if version <= FORMAT and not (isinstance(header["recipe"], str) and isinstance(header["arguments"], dict)):
+            raise TypeError("recipe and arguments")
     except (json.JSONDecodeError, KeyError, TypeError, ValueError):
         raise ValueError(f"{file} has a header that cannot be read; use another checkpoint") from None
     if version > FORMAT:
@@ -164,23 +131,6 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
             "this library's; upgrade condiff"
         )
     return dict(header)
-
-
-def _short(error: BaseException) -> str:
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-
-
-def tensors_of(file: Path) -> dict[str, Tensor]:
-    """Read every tensor of a safetensors file.
-
-    Raises:
-        ValueError: If the file is missing or damaged.
-    """
-    try:
-        with safe_open(file, "pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{file} is damaged ({_short(error)}); use another checkpoint") from None
 
 
 def weights_file(path: Path) -> Path:
@@ -258,14 +208,25 @@ def latest(run: str | os.PathLike[str]) -> Path | None:
     return found[-1] if found else None
 
 
-def write(run: Path, progress: Progress, settings: Training, seed: int, **more: Any) -> Path:  # noqa: ANN401 - plain JSON
+def write(
+    run: Path,
+    progress: Progress,
+    settings: Training,
+    seed: int,
+    *,
+    lead: bool = True,
+    **more: Any,  # noqa: ANN401 - plain JSON
+) -> Path:
     """Write a checkpoint of a run, then the run's `model.safetensors`, then drop the oldest checkpoints.
+
+    A step, a seed and a recipe decide a checkpoint, so one that is there already is kept.
 
     Args:
         run: The run folder.
         progress: What to save.
         settings: Settings of the run; `keep` checkpoints stay.
         seed: Seed of the run.
+        lead: Does this worker write? The others only hand in their parts of what is sharded.
         **more: Further plain values for state.json.
 
     Returns: The checkpoint folder.
@@ -274,9 +235,13 @@ def write(run: Path, progress: Progress, settings: Training, seed: int, **more: 
         RuntimeError: If weights are not finite: such a checkpoint would replace a good one.
         OSError: If the disk is full; what was there before is untouched.
     """
-    denoiser = module_of(progress.system)
-    if not all(bool(torch.isfinite(p).all()) for p in denoiser.parameters()):
+    final = run / f"{_PREFIX}{progress.step}"
+    progress.collect()
+    weights, moments = progress.weights(), progress.optimizer_tensors()
+    if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
         raise RuntimeError(f"weights are not finite at step {progress.step}; the last checkpoint was kept")
+    if not lead:
+        return final
     run.mkdir(parents=True, exist_ok=True)
     clean(run)
     header = header_of(progress.system, step=progress.step, seed=seed)
@@ -288,30 +253,29 @@ def write(run: Path, progress: Progress, settings: Training, seed: int, **more: 
         **header,
         **more,
     }
-    final = run / f"{_PREFIX}{progress.step}"
-    average = _packed(progress.average.state_dict(), header)
+    average = pack(progress.average.state_dict(), header)
     temporary = run / f".{final.name}.{os.getpid()}.tmp"
     try:
         temporary.mkdir()
         for name, content in (
-            (WEIGHTS, _packed(denoiser.state_dict(), header)),
+            (WEIGHTS, pack(weights, header)),
             ("ema.safetensors", average),
-            ("optimizer.safetensors", _packed(progress.optimizer_tensors())),
+            ("optimizer.safetensors", pack(moments, header)),
             ("state.json", json.dumps(state, indent=1).encode()),
         ):
             with open(temporary / name, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        _sync_folder(temporary)
-        if final.exists():  # the same step again, as after an interrupt right behind a checkpoint: equal by design
+        sync_folder(temporary)
+        if final.exists():
             shutil.rmtree(temporary)
         else:
             os.rename(temporary, final)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    _sync_folder(run)
+        raise named(error, final) from None
+    sync_folder(run)
     write_atomically(run / WEIGHTS, average)
     for old in checkpoints(run)[: -settings.keep]:
         # Renamed first: a kill while a folder is removed must not leave a checkpoint that looks complete.
@@ -330,23 +294,35 @@ def clean(run: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def state_of(path: Path) -> dict[str, Any]:
+    """Read a checkpoint folder's state.json.
+
+    Raises:
+        ValueError: If it is missing or damaged.
+    """
+    try:
+        state = dict(json.loads((path / "state.json").read_text()))
+        int(state["step"]), float(state["seconds"]), int(state["seed"]), str(state["recipe"])
+        dict(state["arguments"]), dict(state["settings"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path / 'state.json'} cannot be read ({brief(error)}); remove {path} to use an older one"
+        ) from None
+    return state
+
+
 def resume(path: Path, progress: Progress) -> dict[str, Any]:
     """Bring a fresh `Progress` to where a checkpoint folder stands.
 
     Returns: The checkpoint's state.json.
 
     Raises:
-        ValueError: If a file is damaged or belongs to another system.
+        ValueError: If a file is damaged or belongs to another system. An older checkpoint is never used instead: a
+            rename is whole or absent, so a damaged one means a damaged disk, which somebody should hear about.
     """
-    try:
-        state = dict(json.loads((path / "state.json").read_text()))
-        step, seconds = int(state["step"]), float(state["seconds"])
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path / 'state.json'} cannot be read ({_short(error)}); remove {path} to use an older one"
-        ) from None
+    state = state_of(path)
     restore(module_of(progress.system), tensors_of(path / WEIGHTS), path / WEIGHTS)
     restore(progress.average, tensors_of(path / "ema.safetensors"), path / "ema.safetensors")
     progress.restore_optimizer(tensors_of(path / "optimizer.safetensors"))
-    progress.step, progress.seconds = step, seconds
+    progress.step, progress.seconds = int(state["step"]), float(state["seconds"])
     return state

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from condiff.train.checkpoint import write_atomically
+from condiff.train.atomic import write_atomically
 
 _INK, _GREY, _GRID = (40, 40, 40), (120, 120, 120), (228, 228, 228)
 _COLOURS = ((31, 119, 180), (214, 90, 20))

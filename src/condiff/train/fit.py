@@ -11,18 +11,18 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from condiff.core.rng import SharedRng
+from condiff.core.rng import SharedRng, key
 from condiff.core.system import System
 from condiff.data.batch import Dataset, Splits, batch_index
 from condiff.train.settings import Training
-from condiff.train.workers import Alone, Workers
+from condiff.train.workers import Alone, Workers, local, whole
 
 
 def module_of(system: System[Any, Any]) -> nn.Module:
@@ -55,6 +55,7 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     _names: list[str] = field(default_factory=list)
+    _shards: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, system: System[Any, Any], settings: Training, device: torch.device | str = "cpu") -> Progress:
@@ -89,10 +90,21 @@ class Progress:
         """Return the optimiser's state as named tensors: exp_avg, exp_avg_sq and step of each parameter."""
         state = self.optimizer.state_dict()["state"]
         return {
-            f"{self._names[index]}/{key}": torch.as_tensor(value)
+            f"{self._names[index]}/{name}": whole(torch.as_tensor(value))
             for index, entry in state.items()
-            for key, value in entry.items()
+            for name, value in entry.items()
         }
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the denoiser's state, whole; where it is sharded, all workers must call this."""
+        return {name: whole(value) for name, value in module_of(self.system).state_dict().items()}
+
+    def collect(self) -> None:
+        """Bring `average` up to date where it is sharded, which all workers must do at once; elsewhere do nothing."""
+        if self._shards:
+            own = self.average.state_dict()
+            for name, value in self._shards.items():
+                own[name].copy_(whole(value))
 
     def restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
         """Take the optimiser's state from named tensors.
@@ -169,69 +181,109 @@ def fit(
         progress: Where an earlier run stopped; a fresh start if None.
         workers: Who shares each batch; this process alone if None.
 
+    Returns: The reports. Bad arguments are refused at the call, before the first step.
+
     Raises:
-        ValueError: If the data do not have the system's shape, or workers and parts do not divide the batch.
-        RuntimeError: If loss or gradient stop being finite; the weights before the last log line are still whole.
+        TypeError: If the system's denoiser is not a module with parameters.
+        ValueError: If the data are empty or not of the system's shape, or workers and parts do not divide the batch.
+        RuntimeError: If loss or gradient stop being finite: before that step's update on a CPU; elsewhere at the next
+            log line, because looking at every step would stall the device, so go on from the last checkpoint.
     """
     settings = settings or Training()
     crew = workers or Alone()
     rows = data.train if isinstance(data, Splits) else data
-    progress = progress or Progress.begin(system, settings, crew.device)
     parts = settings.accumulate * crew.size
     if settings.batch_size % parts:
         raise ValueError(f"batch_size {settings.batch_size} does not split over {parts} workers and parts")
+    if not len(rows):
+        raise ValueError(f"{rows.name}: there are no examples to train on")
     _check_shape(system, rows)
+    progress = progress or Progress.begin(system, settings, crew.device)
+    return _steps(system, rows, settings, seed, progress, crew)
+
+
+def _steps(
+    system: System[Any, Any], rows: Dataset, settings: Training, seed: int, progress: Progress, crew: Workers
+) -> Iterator[Report]:
     denoiser = module_of(progress.system)
-    denoiser.train()
-    trained = [p for p in denoiser.parameters() if p.requires_grad]
     module, optimizer = crew.prepare(denoiser, progress.optimizer)
-    pairs = _pairs(progress.average, denoiser)
-    layout = torch.channels_last if len(system.shape) == 3 else torch.contiguous_format
+    progress._shards = crew.shards(progress.average, denoiser)
+    trained = [p for p in denoiser.parameters() if p.requires_grad]
+    pairs = _pairs({**progress.average.state_dict(), **progress._shards}, denoiser.state_dict())
+    parts = settings.accumulate * crew.size
     size = settings.batch_size // parts
+    layout = torch.channels_last if len(system.shape) == 3 else torch.contiguous_format
+    quiet = getattr(module, "no_sync", contextlib.nullcontext)
     began = time.perf_counter() - progress.seconds
-    while progress.step < settings.steps and not 0 < settings.seconds <= progress.seconds:
-        step = progress.step
-        rate = learning_rate(settings, step, progress.seconds)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        index = batch_index(len(rows), settings.batch_size, seed, step)
-        optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=crew.device)
-        for part in range(settings.accumulate):
-            first = (crew.rank * settings.accumulate + part) * size
-            batch, cond = rows.rows(index[first : first + size])
-            cond = cond.to(crew.device)
-            x = system.codec.encode(batch.to(crew.device), cond)
-            x = x.contiguous(memory_format=layout) if x.ndim == 4 else x
-            whole = None if parts == 1 else (first, settings.batch_size)
-            rng = SharedRng(seed, "train", step, device=crew.device, part=whole)
-            last = part == settings.accumulate - 1
-            quiet = getattr(module, "no_sync", contextlib.nullcontext)
-            with contextlib.nullcontext() if last else quiet():
-                with torch.autocast(crew.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                    loss = system.objective(module, x, cond if cond.values else None, rng=rng).total()
-                (loss / settings.accumulate).backward()
-            total = total + loss.detach() / settings.accumulate
-        norm = nn.utils.clip_grad_norm_(trained, settings.clip if settings.clip > 0 else math.inf)
-        optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(pairs[0], pairs[1], 1.0 - average_decay(settings, step))
-            for mine, its in zip(pairs[2], pairs[3], strict=True):
-                mine.copy_(its)
-        progress.step, progress.seconds = step + 1, time.perf_counter() - began
-        total = crew.mean(total)
-        if progress.step % settings.log_every == 0 or progress.step == settings.steps:
-            _finite(total, norm, progress.step)
-        yield Report(progress.step, total, norm, rate, progress)
-    denoiser.eval()
+    denoiser.train()
+    try:
+        while progress.step < settings.steps and not 0 < settings.seconds <= progress.seconds:
+            step = progress.step
+            rate = learning_rate(settings, step, progress.seconds)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            index = batch_index(len(rows), settings.batch_size, seed, step)
+            optimizer.zero_grad(set_to_none=True)
+            total = torch.zeros((), device=crew.device)
+            for part in range(settings.accumulate):
+                first = (crew.rank * settings.accumulate + part) * size
+                batch, cond = rows.rows(index[first : first + size])
+                cond = cond.to(crew.device)
+                x = system.codec.encode(batch.to(crew.device), cond)
+                x = x.contiguous(memory_format=layout) if x.ndim == 4 else x
+                share = None if parts == 1 else (first, settings.batch_size)
+                rng = SharedRng(seed, "train", step, device=crew.device, part=share)
+                with contextlib.nullcontext() if part == settings.accumulate - 1 else quiet():
+                    with _own_stream(key(seed, "module", step, first), crew.device):
+                        with torch.autocast(crew.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                            loss = system.objective(module, x, cond if cond.values else None, rng=rng).total()
+                    (loss / settings.accumulate).backward()
+                total = total + loss.detach() / settings.accumulate
+            norm = whole(nn.utils.clip_grad_norm_(trained, settings.clip if settings.clip > 0 else math.inf))
+            total = crew.mean(total)
+            if crew.device.type == "cpu" or (step + 1) % settings.log_every == 0 or step + 1 == settings.steps:
+                _finite(total, norm, step + 1)
+            optimizer.step()
+            with torch.no_grad():
+                torch._foreach_lerp_(pairs[0], pairs[1], 1.0 - average_decay(settings, step))
+                for mine, its in zip(pairs[2], pairs[3], strict=True):
+                    mine.copy_(its)
+            seconds = time.perf_counter() - began
+            # Only a clock that decides something must be one clock: asking for it costs a round between the workers.
+            progress.seconds = crew.agree(seconds) if settings.seconds > 0 else seconds
+            progress.step = step + 1
+            yield Report(progress.step, total, norm, rate, progress)
+    finally:
+        denoiser.eval()
 
 
-def _pairs(average: nn.Module, module: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    """Pair up what is averaged (floating point tensors) and what is copied (everything else)."""
-    mine, its = average.state_dict(keep_vars=True), module.state_dict(keep_vars=True)
-    smooth = [name for name in mine if mine[name].is_floating_point()]
-    rest = [name for name in mine if name not in smooth]
+def _pairs(
+    average: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+    """Pair up what is averaged (floating point tensors) and what is copied (the rest), each worker's own part."""
+    smooth = [name for name in average if average[name].is_floating_point()]
+    rest = [name for name in average if name not in smooth]
+    mine, its = ({name: local(value) for name, value in tensors.items()} for tensors in (average, weights))
     return [mine[n] for n in smooth], [its[n] for n in smooth], [mine[n] for n in rest], [its[n] for n in rest]
+
+
+@contextlib.contextmanager
+def _own_stream(seed: int, device: torch.device) -> Iterator[None]:
+    """Give what a network draws by itself (dropout) a stream named by the step, and put torch's own back as it was.
+
+    Without this a resumed run would drop other units than the run that never stopped.
+    """
+    if device.type == "cpu":  # torch.random.fork_rng does the same at thirty times the price
+        state = torch.get_rng_state()
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_rng_state(state)
+        return
+    with torch.random.fork_rng(devices=[device], device_type=device.type):
+        torch.manual_seed(seed)
+        yield
 
 
 def _check_shape(system: System[Any, Any], rows: Dataset) -> None:
@@ -248,5 +300,5 @@ def _finite(loss: Tensor, norm: Tensor, step: int) -> None:
     if not math.isfinite(float(loss)) or not math.isfinite(float(norm)):
         raise RuntimeError(
             f"training diverged by step {step}: loss {float(loss):g}, gradient norm {float(norm):g}; "
-            "lower the learning rate, or train in fp32"
+            "lower learning_rate, or train with precision fp32"
         )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import os
 import signal
 import sys
 import threading
-import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,8 +22,9 @@ from condiff.core.rng import RowRng
 from condiff.core.system import System
 from condiff.data.batch import Dataset, Splits
 from condiff.train import checkpoint
-from condiff.train.curve import draw_curve, write_picture
+from condiff.train.curve import write_picture
 from condiff.train.fit import Progress, Report, fit, module_of
+from condiff.train.record import Log, Talk
 from condiff.train.settings import Training
 from condiff.train.trackers import Tracker, tracker
 from condiff.train.workers import workers
@@ -50,6 +50,8 @@ def held_out_loss(
     """
     total, count = 0.0, min(num, len(data))
     device = next((p.device for p in module_of(system).parameters()), torch.device("cpu"))
+    if not count:
+        raise ValueError(f"{data.name}: there are no held-out examples to measure a loss on")
     for start in range(0, count, batch_size):
         rows = range(start, min(start + batch_size, count))
         batch, cond = data.rows(torch.tensor(rows))
@@ -92,7 +94,7 @@ def train(
     Returns: The run folder.
 
     Raises:
-        FileExistsError: If `out` holds a run and `resume` is false.
+        FileExistsError: If `out` holds a run and `resume` is false, or holds something else than a run.
         ValueError: If a resumed run differs in recipe, arguments, data, seed or settings other than its length.
         KeyboardInterrupt: After Ctrl-C or SIGTERM, with a checkpoint written.
     """
@@ -101,28 +103,36 @@ def train(
     talk = Talk(stream or sys.stderr, settings, quiet=not lead)
     if run.exists() and not run.is_dir():
         raise NotADirectoryError(f"{run} is a file; give another --out")
-    if run.is_dir() and any(run.iterdir()) and not resume:
-        raise FileExistsError(f"{run} is not empty; add --resume to go on with that run, or give another --out")
+    newest = checkpoint.latest(run)
+    if lead and run.is_dir() and any(run.iterdir()):  # by worker 0 alone: it may be done here before others look
+        if not resume:
+            raise FileExistsError(f"{run} is not empty; add --resume to go on with that run, or give another --out")
+        if newest is None and not _is_run(run):
+            raise FileExistsError(f"{run} holds no run to go on with, but other files; give another --out")
+    sample = fingerprint(splits.train)
+    if newest is not None and resume:
+        _same_run(run, checkpoint.state_of(newest), system, settings, seed, sample)
     progress = Progress.begin(system, settings, crew.device)
-    newest = checkpoint.latest(run) if resume else None
-    if newest is not None:
-        state = checkpoint.resume(newest, progress)
-        _same_run(run, state, system, settings, seed)
+    reports = fit(system, splits, settings=settings, seed=seed, progress=progress, workers=crew)
+    if newest is not None and resume:
+        checkpoint.resume(newest, progress)
         talk.say(f"resumed {run} at step {progress.step}")
+    crew.wait()
     config = _config(system, settings, seed, command)
+    # Trackers first: a package that is not there must not leave a run folder behind.
+    services: list[Tracker] = [tracker(name, run, config) for name in report_to] if lead else []
     log = Log(run, progress.step) if lead else None
-    services: list[Tracker] = []
     if lead:
-        run.mkdir(parents=True, exist_ok=True)
         checkpoint.write_atomically(run / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
-        services = [tracker(name, run, config) for name in report_to]
 
     def keep() -> None:
-        if lead:
-            checkpoint.write(run, progress, settings, seed)
+        checkpoint.write(run, progress, settings, seed, lead=lead, fingerprint=sample)
 
     def show(step: int) -> None:
-        if not lead or pictures is None:
+        if pictures is None:
+            return
+        progress.collect()
+        if not lead:
             return
         picture = pictures(progress.averaged, step)
         if picture is not None:
@@ -131,17 +141,22 @@ def train(
             for service in services:
                 service.image(step, "samples", path)
 
-    last = begun = progress.step
-    with _interrupts() as interrupted:
-        for report in fit(system, splits, settings=settings, seed=seed, progress=progress, workers=crew):
+    begun = progress.step
+    with contextlib.ExitStack() as stack:
+        for service in services:
+            stack.callback(service.close)
+        stack.callback(talk.end)
+        interrupted = stack.enter_context(_interrupts())
+        for report in reports:
             step = report.step
             done = step == settings.steps or 0 < settings.seconds <= progress.seconds
-            validate = done or _due(step, settings.validate_every)
+            validate = len(splits.validation) > 0 and (done or _due(step, settings.validate_every))
             if done or validate or step % settings.log_every == 0:
-                values = _values(report, settings, step - last)
-                if validate and lead:
-                    values["validation_loss"] = held_out_loss(progress.averaged, splits.validation)
-                last = step
+                values = _values(report, settings)
+                if validate:
+                    progress.collect()
+                    if lead:
+                        values["validation_loss"] = round(held_out_loss(progress.averaged, splits.validation), 6)
                 if log is not None:
                     log.add(values)
                 for service in services:
@@ -151,21 +166,20 @@ def train(
                 show(step)
             if done or _due(step, settings.checkpoint_every):
                 keep()
-            if interrupted() and not done:
+            # Several workers must leave at the same step, so they ask each other, but not so often that it costs.
+            asked = interrupted()
+            if crew.size > 1:
+                asked = _due(step, settings.log_every) and crew.agree(asked) > 0
+            if asked and not done:
                 keep()
-                talk.end()
                 talk.say(f"stopped at step {step} and saved; go on with: {_with_resume(command)}")
-                for service in services:
-                    service.close()
                 raise KeyboardInterrupt
-    talk.end()
-    if begun == progress.step:
-        talk.say(f"{run} is at step {progress.step}; raise --steps to train further")
-    show(progress.step)
-    if log is not None:
-        write_picture(log.curve(str(config["recipe"])), run / "loss.png")
-    for service in services:
-        service.close()
+        if begun == progress.step:
+            talk.say(f"{run} is at step {progress.step}; raise --steps to train further")
+        show(progress.step)
+        if log is not None:
+            write_picture(log.curve(str(config["recipe"])), run / "loss.png")
+        crew.wait()
     return run
 
 
@@ -173,7 +187,27 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _values(report: Report, settings: Training, steps: int) -> dict[str, float]:
+def _is_run(run: Path) -> bool:
+    """Was this folder made by `train`, perhaps stopped before its first checkpoint?"""
+    try:
+        config = yaml.safe_load((run / "config.yaml").read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+    return isinstance(config, dict) and "condiff" in config
+
+
+def fingerprint(data: Dataset, *, num: int = 4096) -> int:
+    """Return a checksum of a data set's size and of up to `num` of its rows, spread evenly."""
+    count = len(data)
+    index = torch.arange(0, count, max(1, -(-count // num)))
+    total = zlib.crc32(f"{count} {tuple(data.data.shape)}".encode())
+    for _, value in [("", data.data), *sorted(data.conditions.items()), *sorted(data.present.items())]:
+        rows = value[index].contiguous()
+        total = zlib.crc32(rows.reshape(-1).view(torch.uint8).numpy().data, total) if rows.numel() else total
+    return total
+
+
+def _values(report: Report, settings: Training) -> dict[str, float]:
     progress = report.progress
     speed = report.step * settings.batch_size / max(progress.seconds, 1e-9)
     return {
@@ -205,8 +239,10 @@ def _config(system: System[Any, Any], settings: Training, seed: int, command: st
     return plain
 
 
-def _same_run(run: Path, state: Mapping[str, Any], system: System[Any, Any], settings: Training, seed: int) -> None:
-    """Refuse to go on with a run under another recipe, seed or settings: the result would be neither run."""
+def _same_run(
+    run: Path, state: Mapping[str, Any], system: System[Any, Any], settings: Training, seed: int, sample: int
+) -> None:
+    """Refuse to go on with a run under another recipe, seed, data or settings: the result would be neither run."""
     header = json.loads(json.dumps(checkpoint.header_of(system)))
     wanted = {"recipe": header["recipe"], "seed": seed, **header["arguments"], **asdict(settings)}
     had = {"recipe": state["recipe"], "seed": state["seed"], **state["arguments"], **state["settings"]}
@@ -217,6 +253,10 @@ def _same_run(run: Path, state: Mapping[str, Any], system: System[Any, Any], set
                 f"{run} was trained with {name} = {_brief(had.get(name))}, not {_brief(wanted.get(name))}; "
                 "resume with the same, or start another run with --out"
             )
+    if state.get("fingerprint", sample) != sample:
+        raise ValueError(
+            f"{run} was trained on other data than these; resume with the same, or start another run with --out"
+        )
 
 
 def _brief(value: object) -> str:
@@ -228,7 +268,7 @@ def _with_resume(command: str) -> str:
     return command if "--resume" in command.split() else f"{command} --resume"
 
 
-@contextmanager
+@contextlib.contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
     """Turn Ctrl-C and SIGTERM into a flag, so that a step and its checkpoint are never torn; twice means at once."""
     asked = threading.Event()
@@ -247,95 +287,3 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class Log:
-    """metrics.jsonl of a run: one JSON object a line, cut back to the step a run resumes from."""
-
-    def __init__(self, run: Path, step: int) -> None:
-        self.path = run / "metrics.jsonl"
-        self.lines: list[dict[str, float]] = [line for line in self._old() if line.get("step", math.inf) <= step]
-        content = "".join(json.dumps(line) + "\n" for line in self.lines)
-        checkpoint.write_atomically(self.path, content.encode())
-
-    def _old(self) -> list[dict[str, float]]:
-        if not self.path.is_file():
-            return []
-        found = []
-        for text in self.path.read_text().splitlines():
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError:  # a line cut by a kill: the last one, and what follows is trained again
-                break
-            found.append(line)
-        return found
-
-    def add(self, values: dict[str, float]) -> None:
-        """Append one line and flush it."""
-        self.lines.append(values)
-        with open(self.path, "a") as file:
-            file.write(json.dumps(values) + "\n")
-
-    def curve(self, title: str) -> Image.Image:
-        """Draw the loss and the held-out loss."""
-        return draw_curve(
-            [
-                ("training loss", [(line["step"], line["loss"]) for line in self.lines]),
-                (
-                    "validation loss (averaged weights)",
-                    [(line["step"], line["validation_loss"]) for line in self.lines if "validation_loss" in line],
-                ),
-            ],
-            title=f"{title}: loss",
-        )
-
-
-class Talk:
-    """Progress for people: one live line on a terminal, a plain line every few seconds elsewhere."""
-
-    def __init__(self, stream: TextIO, settings: Training, *, quiet: bool = False) -> None:
-        self.stream, self.settings, self.quiet = stream, settings, quiet
-        self.live = stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-        self._shown, self._open = 0.0, False
-
-    def say(self, text: str) -> None:
-        """Write a line of its own."""
-        if not self.quiet:
-            self.end()
-            print(text, file=self.stream, flush=True)
-
-    def step(self, values: Mapping[str, float]) -> None:
-        """Show where a run stands."""
-        now = time.monotonic()
-        if self.quiet or (not self.live and now - self._shown < 5.0 and values["step"] < self.settings.steps):
-            return
-        self._shown = now
-        steps, seconds = self.settings.steps, values["seconds"]
-        left = seconds / values["step"] * (steps - values["step"])
-        if self.settings.seconds > 0:
-            left = min(left, max(self.settings.seconds - seconds, 0.0))
-        text = (
-            f"step {values['step']:.0f}/{steps}  loss {values['loss']:.4f}  "
-            f"{values['samples_per_second']:.0f} samples/s  {_clock(left)} left"
-        )
-        if "validation_loss" in values:
-            text += f"  validation {values['validation_loss']:.4f}"
-        if self.live:
-            self.stream.write(f"\r\x1b[K{text}")
-            self._open = True
-        else:
-            self.stream.write(text + "\n")
-        self.stream.flush()
-
-    def end(self) -> None:
-        """Close the live line."""
-        if self._open:
-            self.stream.write("\n")
-            self._open = False
-
-
-def _clock(seconds: float) -> str:
-    whole = int(seconds + 0.5)
-    if whole >= 3600:
-        return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
-    return f"{whole // 60}:{whole % 60:02d}"

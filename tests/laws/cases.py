@@ -1,0 +1,188 @@
+"""A small instance of every public implementation. `test_coverage.py` fails if a public name has none."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from condiff import codecs, guidance, nn as nets, objectives, oracles, process, solvers
+from condiff.core import ClassLabel, Condition, RowRng, Vector
+from condiff.process import Flow, Gaussian
+
+torch.set_num_threads(2)
+
+DTYPE = torch.float64
+SCHEDULES = {
+    "VP": process.VP(),
+    "Cosine": process.Cosine(),
+    "VE": process.LogLinear.ve(),
+    "EDM": process.LogLinear.edm(),
+    "Flow": Flow(),
+    "FlowMin": Flow(0.01),
+    "Trig": process.Trig(),
+    "Table": process.Table.linear(),
+    "ScaledLinear": process.Table.scaled_linear(),
+}
+TARGETS = {
+    "Data": process.Data(),
+    "Noise": process.Noise(),
+    "V": process.V(),
+    "Velocity": process.Velocity(),
+    "Score": process.Score(),
+    "EDM": process.EDM(0.5),
+}
+NOISES = {"Normal": process.Normal(), "Student": process.Student(6.0), "Offset": process.Offset(0.3)}
+BRIDGES = {"Straight": process.Straight(0.7), "Trigonometric": process.Trigonometric(0.4), "bare": process.Straight()}
+GRIDS = {
+    "Uniform": process.Uniform(),
+    "Trailing": process.Trailing(),
+    "Karras": process.Karras(),
+    "LogSNR": process.LogSNR(),
+    "FlowTime": process.FlowTime(0.5),
+    "Times": process.Times(process.Uniform(), Flow()),
+}
+TIME_LAWS = {
+    "UniformTime": process.UniformTime(0.1, 0.9),
+    "LogitNormal": process.LogitNormal(0.3, 0.8),
+    "LogNormalSigma": process.LogNormalSigma(),
+    "Stratified": process.Stratified(process.UniformTime()),
+    "Importance": process.Importance((1.0, 3.0, 2.0)),
+}
+CLOCKS = {"ProcessTime": process.ProcessTime(), "Ratio": process.Ratio(), "FlowClock": process.FlowClock(0.7)}
+# name -> (solver, order on a smooth stretch of the flow)
+ORDERS = {
+    "Jump": (solvers.Jump(), 1),
+    "Euler": (solvers.Euler(), 1),
+    "EulerFlow": (solvers.Euler(process.FlowClock()), 1),
+    "Heun": (solvers.Heun(), 2),
+    "HeunRatio": (solvers.Heun(process.Ratio()), 2),
+    "Midpoint": (solvers.Midpoint(), 2),
+    "Multistep1": (solvers.Multistep(1), 1),
+    "Multistep2": (solvers.Multistep(2), 2),
+    "Multistep3": (solvers.Multistep(3), 2),
+    "UniPC": (solvers.UniPC(), 2),
+    "Adams2": (solvers.Adams(2), 2),
+    "Adams3": (solvers.Adams(3), 3),
+    "SDE0": (solvers.SDE(solvers.Proportional(0.0)), 1),
+}
+STOCHASTIC = {
+    "DDPM": solvers.Jump(1.0),
+    "HalfEta": solvers.Jump(0.5),
+    "SDE": solvers.SDE(solvers.Anderson()),
+    "SDEProportional": solvers.SDE(solvers.Proportional(0.5)),
+    "Langevin": solvers.Langevin(2),
+    "Corrected": solvers.Corrected(solvers.Multistep(2), 1),
+}
+
+
+def gaussian(proc: Gaussian, dims: int = 4, seed: int = 0) -> oracles.GaussianData:
+    """A Gaussian of full covariance, moderately scaled."""
+    generator = torch.Generator().manual_seed(seed)
+    root = torch.randn(dims, dims, generator=generator, dtype=DTYPE) / dims**0.5
+    mean = 0.5 * torch.randn(dims, generator=generator, dtype=DTYPE)
+    return oracles.GaussianData.of(proc, mean, root @ root.T + 0.05 * torch.eye(dims, dtype=DTYPE))
+
+
+def mixture(proc: Gaussian, name: str | None = "label") -> oracles.MixtureData:
+    """Two Gaussians in the plane, selectable by class."""
+    means = torch.tensor([[-1.0, 0.3], [1.0, -0.2]], dtype=DTYPE)
+    return oracles.MixtureData.isotropic(proc, torch.tensor([0.3, 0.7], dtype=DTYPE), means, [0.3, 0.5], name)
+
+
+def labels(*values: int) -> Condition:
+    return Condition.of(label=torch.tensor(values))
+
+
+def rng(*rows: int, seed: int = 0) -> RowRng:
+    return RowRng(seed, rows, dtype=DTYPE)
+
+
+class Linear(nn.Module):
+    """A net (B, D) -> (B, D) that depends on x, t and the class; enough for laws about denoisers."""
+
+    def __init__(self, dims: int = 2, out: int | None = None, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.x, self.c = nn.Linear(dims + 1, out or dims).double(), nn.Embedding(3, out or dims).double()
+
+    def forward(self, x: Tensor, t: Tensor, cond: Condition | None) -> Tensor:
+        times = t.to(x.dtype).reshape(-1, 1).expand(len(x), 1) if t.ndim <= 1 else t.to(x.dtype)
+        out = torch.tanh(self.x(torch.cat([x, times], 1)))
+        if cond is None:
+            return out + self.c.weight[2]
+        return out + self.c(torch.where(cond.present["label"], cond.values["label"], 2))
+
+
+def denoiser(proc: Gaussian, target: object = None) -> process.Preconditioned:
+    return process.Preconditioned(Linear(), proc, target or process.V())
+
+
+def guidance_stacks(proc: Gaussian) -> dict[str, object]:
+    """Denoisers with every kind of guidance around them, each over (B, 2) states with a class."""
+    plain, weak = denoiser(proc), process.Preconditioned(Linear(seed=1), proc, process.V())
+
+    def likes_right(x: Tensor, t: Tensor, cond: Condition | None) -> Tensor:
+        return -0.5 * (x[:, 0] - 1.0).square()
+
+    return {
+        "plain": plain,
+        "CFG": guidance.CFG(plain, 2.5),
+        "Interval": guidance.CFG(plain, 2.5, when=guidance.Interval(0.3, 0.8)),
+        "Rescaled": guidance.Rescaled(plain, 2.5),
+        "Autoguidance": guidance.Autoguidance(plain, weak, 1.7),
+        "Composed": guidance.Composed(plain, {"label": 2.0}),
+        "Guided": guidance.Guided(plain, proc, guidance.Classifier(likes_right), 0.5),
+        "CleanLoss": guidance.Guided(
+            plain, proc, guidance.Sum(((0.3, guidance.CleanLoss(lambda data, cond: data.square().sum(1))),))
+        ),
+        "CFG of Guided": guidance.CFG(
+            guidance.Guided(plain, proc, guidance.Classifier(likes_right), 0.5), 1.5, when=guidance.Everywhere()
+        ),
+    }
+
+
+FLOW = Gaussian(Flow())
+SCHEMA = {"label": ClassLabel(3), "size": Vector(2)}
+INSTANCES: dict[str, object] = {
+    # process
+    **{type(value).__name__: value for group in (SCHEDULES, TARGETS, NOISES, BRIDGES, GRIDS, TIME_LAWS, CLOCKS)
+       for value in group.values()},
+    "Gaussian": FLOW,
+    "Interpolant": process.Interpolant(process.Straight(0.7)),
+    "Absorbing": process.Absorbing(3),
+    "Preconditioned": denoiser(FLOW),
+    "TwoHeads": process.TwoHeads(Linear(2, 4), process.Interpolant(process.Straight(0.7))),
+    "Unmasked": process.Unmasked(nn.Embedding(4, 3), process.Absorbing(3)),
+    # solvers
+    **{type(solver).__name__: solver for solver, _ in ORDERS.values()},
+    **{type(solver).__name__: solver for solver in STOCHASTIC.values()},
+    "Anderson": solvers.Anderson(),
+    "Proportional": solvers.Proportional(),
+    "Implicit": solvers.Implicit(),
+    # guidance
+    **{type(value).__name__: value for value in guidance_stacks(FLOW).values()},
+    "Classifier": guidance.Classifier(lambda x, t, cond: x.sum(1)),
+    "CleanLoss": guidance.CleanLoss(lambda data, cond: data.sum(1)),
+    "Everywhere": guidance.Everywhere(),
+    "Interval": guidance.Interval(0.2, 0.8),
+    "Sum": guidance.Sum(()),
+    # objectives
+    "Denoising": objectives.Denoising(FLOW, process.Velocity()),
+    "Dropping": objectives.Dropping(objectives.Denoising(FLOW, process.Velocity()), {"label": 0.5}),
+    "MaskedTokens": objectives.MaskedTokens(process.Absorbing(3)),
+    "MinSNR": objectives.MinSNR(),
+    # oracles
+    "GaussianData": gaussian(FLOW),
+    "MixtureData": mixture(FLOW),
+    "DataSetIdeal": oracles.DataSetIdeal(FLOW, torch.randn(5, 2, generator=torch.Generator().manual_seed(0))),
+    "TokenTable": oracles.TokenTable(process.Absorbing(3), torch.tensor([[0, 1], [2, 2]]), torch.tensor([0.4, 0.6])),
+    # codecs
+    "Identity": codecs.Identity(),
+    "Standardize": codecs.Standardize((1.0, -2.0), (0.5, 3.0)),
+    "Flatten": codecs.Flatten((2, 3)),
+    # networks
+    "MLP": nets.MLP(6, 16, 1, schema=SCHEMA),
+    "UNet": nets.UNet(nets.Grid(1, 2), nets.UNetSize((8, 16), embed_width=16, head_width=8), schema=SCHEMA),
+    "DiT": nets.DiT(nets.Grid(1, 2), nets.DiTSize(16, 1, head_width=8), patch=2, schema=SCHEMA),
+}

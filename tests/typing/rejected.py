@@ -1,0 +1,56 @@
+"""Pairings that must not type-check: every line marked REJECTED has an error, and no other line has one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Self
+
+from torch import Tensor
+
+from condiff.core import Categorical, Condition, Denoiser, Draw, Flowing, Moments, Process, Rng, Solver, Tiltable
+from condiff.guidance import Energy, Guided
+from condiff.process import Absorbing, Gaussian, Interpolant
+from condiff.solvers import Adams, Heun, Jump, Multistep, UniPC
+
+
+class Contextual:
+    """A process whose corruption depends on the condition nonlinearly: it can jump, but has no flow and no tilt."""
+
+    def given(self, cond: Condition | None) -> Self: ...
+    def draw(self, data: Tensor, t: Tensor, *, rng: Rng, **known: Tensor) -> Draw: ...
+    def start(self, shape: Sequence[int], *, rng: Rng, source: Tensor | None = None) -> Tensor: ...
+    def reverse(self, x: Tensor, t: Tensor, s: Tensor, est: Moments, *, eta: float, rng: Rng) -> Tensor: ...
+    def finish(self, x: Tensor, denoise: Callable[[Tensor, Tensor], Moments]) -> Tensor: ...
+
+
+def good(gaussian: Gaussian, bridge: Interpolant, tokens: Absorbing, contextual: Contextual) -> None:
+    a: Solver[Gaussian, Moments] = Multistep()
+    b: Solver[Gaussian, Moments] = Heun()
+    c: Solver[Interpolant, Moments] = Heun()
+    d: Process[Categorical] = tokens
+    e: Process[Moments] = contextual
+    f: Flowing = gaussian
+    g: Flowing = bridge
+    h: Tiltable[Moments] = gaussian
+    i: Tiltable[Categorical] = tokens
+    j: Solver[Gaussian, Moments] = UniPC()
+    k: Solver[Interpolant, Moments] = Adams()
+
+
+def bad(
+    gaussian: Gaussian, contextual: Contextual, tokens: Absorbing, denoiser: Denoiser[Moments], energy: Energy,
+    logits: Denoiser[Categorical],
+) -> None:  # fmt: skip
+    a: Solver[Absorbing, Categorical] = Multistep()  # REJECTED exponential multistep on tokens
+    b: Solver[Contextual, Moments] = Heun()  # REJECTED Heun on a contextual process
+    c: Solver[Interpolant, Moments] = Multistep()  # REJECTED exponential multistep on a three-latent bridge
+    d: Solver[Interpolant, Moments] = UniPC()  # REJECTED exponential multistep on a three-latent bridge
+    e = Guided(denoiser, contextual, energy)  # REJECTED gradient guidance on a contextual process
+    f: Tiltable[Categorical] = gaussian  # REJECTED Gaussian tilt on logits
+    g: Solver[Gaussian, Categorical] = Heun()  # REJECTED logits into an ODE solver
+    h: Flowing = tokens  # REJECTED tokens have no flow
+    i = Guided(logits, gaussian, energy)  # REJECTED gradient guidance of logits on a Gaussian process
+    j: Denoiser[Moments] = logits  # REJECTED logits are no means
+    k: Process[Moments] = tokens  # REJECTED tokens are not read off means
+    m: Solver[Contextual, Moments] = Adams()  # REJECTED Adams on a contextual process
+    n: Solver[Process[Moments], Moments] = Jump()
