@@ -65,7 +65,7 @@ docs: $(VENV)/.extra-docs
 	@echo "docs/_build/html/index.html"
 
 bench: $(VENV)/.extra-neighbours
-	$(BIN)/python -m benchmarks $(if $(SMOKE),--smoke)
+	$(BIN)/python benchmarks/run.py $(if $(SMOKE),--smoke)
 
 clean:
 	rm -rf docs/_build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

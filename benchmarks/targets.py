@@ -15,7 +15,9 @@ from condiff.process import Flow, Gaussian
 STD = 0.5
 
 
-def _scaled(process: Gaussian, weights: Tensor, means: Tensor, bases: list[Tensor], variances: list[Tensor]) -> MixtureData:
+def _scaled(
+    process: Gaussian, weights: Tensor, means: Tensor, bases: list[Tensor], variances: list[Tensor]
+) -> MixtureData:
     """Centre a mixture and give it STD per coordinate, root mean square over coordinates."""
     share = weights / weights.sum()
     centre = (share[:, None] * means).sum(0)
@@ -58,12 +60,12 @@ def patches(process: Gaussian) -> MixtureData:
     return _scaled(process, torch.ones(10, dtype=torch.float64), means, [basis] * 10, variances)
 
 
-def endpoints(target: MixtureData, start: Tensor, steps: int = 400) -> Tensor:
-    """Return the exact flow's end point from `start` at t = 1 of Flow: classical Runge-Kutta on the flow's own time."""
+def endpoints(target: MixtureData, start: Tensor, steps: int = 400, begin: float = 1.0) -> Tensor:
+    """Return the exact flow's end point from `start` at t = begin of Flow: classical Runge-Kutta on the flow's own time."""
     process = target.process
     assert isinstance(process.schedule, Flow)
     # Quadratic grid: the field bends most near the data.
-    grid = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64) ** 2
+    grid = begin * torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64) ** 2
     grid[-1] = 1e-7
     x = start
     for a, b in zip(instants(grid), instants(grid)[1:], strict=False):

@@ -1,7 +1,7 @@
 """Compose guidance: each kind wraps a denoiser and is a denoiser again.
 
-The denoiser is exact (a mixture of two Gaussians with a class), so the effect of each wrapper is all there is to see. Run
-it with: python examples/guidance.py
+The denoiser is exact (a mixture of two Gaussians with a class), so the effect of each wrapper is all there is to see.
+Run it with: python examples/guidance.py
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> dict[str, Tensor]:
     kinds: dict[str, Denoiser[Moments]] = {
         "the condition alone": plain,
         "classifier-free, scale 3": strong,
-        "... at high noise only": CFG(plain, 3.0, when=Interval(0.5, 1.0)),
+        "... at high noise only": CFG(plain, 3.0, when=Interval(0.75, 1.0)),
         "pulled above y = 1": Guided(plain, process, CleanLoss(above), scale=4.0),
         "both: guidance, then pulled": Guided(strong, process, CleanLoss(above), scale=4.0),
     }

@@ -1,7 +1,7 @@
 """Write your own solver and judge it on a target whose exact answer is known.
 
-The target is a mixture of three Gaussians in the plane. `MixtureData` is its exact denoiser, so every error below is the
-solver's own: there is no network to blame. Run it with: python examples/own_solver.py
+The target is a mixture of three Gaussians in the plane. `MixtureData` is its exact denoiser, so every error below is
+the solver's own: there is no network to blame. Run it with: python examples/own_solver.py
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Train a conditional flow on points in the plane, in seconds, and sample it.
 
-Class 0 is one arm of a spiral and class 1 the other. `fit` is a generator: the loop that reads it decides what to log and
-when to stop. Run it with: python examples/train_flow.py
+Class 0 is one arm of a spiral and class 1 the other. `fit` is a generator: the loop that reads it decides what to log
+and when to stop. Run it with: python examples/train_flow.py
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ import sys
 
 import numpy as np
 import pytest
+from cli.conftest import TINY
 from PIL import Image
 
-from cli.conftest import TINY
 from condiff.cli.main import main
 
 

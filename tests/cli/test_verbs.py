@@ -8,9 +8,9 @@ import sys
 
 import numpy as np
 import pytest
+from cli.conftest import TINY
 from PIL import Image
 
-from cli.conftest import TINY
 from condiff.cli.main import main
 
 
@@ -47,7 +47,20 @@ def test_one_file_is_enough_to_sample(run, tmp_path, capsys):
 
 def test_samples_do_not_depend_on_the_batch_size_and_replay(run, tmp_path, capsys):
     for name, size in (("a", "4"), ("b", "3")):
-        main(["sample", str(run), "-n", "4", "--steps", "2", "--batch-size", size, "--out", str(tmp_path / f"{name}.npz")])
+        main(
+            [
+                "sample",
+                str(run),
+                "-n",
+                "4",
+                "--steps",
+                "2",
+                "--batch-size",
+                size,
+                "--out",
+                str(tmp_path / f"{name}.npz"),
+            ]
+        )
     a, b = (np.load(tmp_path / f"{name}.npz")["samples"] for name in "ab")
     np.testing.assert_allclose(a, b, atol=1e-5)
     capsys.readouterr()
@@ -78,13 +91,19 @@ def test_single_pictures_carry_their_own_index(run, tmp_path):
 
 
 def test_conditions_by_name_and_in_turn(run, tmp_path, capsys):
-    facts = answer(capsys, "sample", str(run), "-n", "3", "--steps", "2", "--cond", "label=3,7", "--out", str(tmp_path / "x.png"))
+    facts = answer(
+        capsys, "sample", str(run), "-n", "3", "--steps", "2", "--cond", "label=3,7", "--out", str(tmp_path / "x.png")
+    )
     assert facts["cond"] == {"label": ["3", "7"]}
 
 
-@pytest.mark.parametrize("solver", ["ddim", "ddpm", "heun", "midpoint", "dpm2m", "dpm3m", "unipc", "adams2", "sde", "langevin"])
+@pytest.mark.parametrize(
+    "solver", ["ddim", "ddpm", "heun", "midpoint", "dpm2m", "dpm3m", "unipc", "adams2", "sde", "langevin"]
+)
 def test_every_solver_by_name(run, tmp_path, solver):
-    assert main(["sample", str(run), "-n", "2", "--steps", "3", "--solver", solver, "--out", str(tmp_path / "x.npz")]) == 0
+    assert (
+        main(["sample", str(run), "-n", "2", "--steps", "3", "--solver", solver, "--out", str(tmp_path / "x.npz")]) == 0
+    )
     with np.load(tmp_path / "x.npz") as arrays:
         assert np.isfinite(arrays["samples"]).all()
 
@@ -136,7 +155,9 @@ def test_an_own_folder_is_trained_by_the_general_recipe(tmp_path, capsys):
     for name in ("cat", "dog"):
         (tmp_path / "pets" / name).mkdir(parents=True)
         for k in range(12):
-            Image.fromarray(generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "pets" / name / f"{k}.png")
+            Image.fromarray(generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(
+                tmp_path / "pets" / name / f"{k}.png"
+            )
     out = tmp_path / "run"
     words = ["train", str(tmp_path / "pets"), "--out", str(out), "--steps", "2", "--batch-size", "4", "--size", "tiny"]
     assert main(words) == 0

@@ -37,7 +37,7 @@ def test_a_wide_csv_is_one_series_of_several_channels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
-def test_packed_csv_with_gaps_is_completed_and_says_so(tmp_path: Path, pack) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def test_packed_csv_with_gaps_is_completed_and_says_so(tmp_path: Path, pack) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / f"power.csv.{'gz' if pack is gzip.compress else 'xz'}"
     lines = ["time;load", *(line.rsplit(",", 1)[0].replace(",", ";") for line in hourly(300, skip=frozenset({7, 8})))]
     lines[3] = lines[3].split(";")[0] + ";"

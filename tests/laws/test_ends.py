@@ -1,4 +1,4 @@
-"""Both ends of time: a target is exact there or says so, and every solver runs onto them in host and row times alike."""
+"""Both ends of time: a target is exact there or says so, and solvers reach them alike in host and row times."""
 
 from __future__ import annotations
 
@@ -73,6 +73,22 @@ def test_the_whole_clock_is_run_alike_in_host_and_row_times(solver, schedule):
         torch.testing.assert_close(shared, rows, atol=1e-8, rtol=1e-8)
 
 
+@pytest.mark.parametrize("form", ["host", "rows"])
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+def test_a_network_is_never_asked_at_the_data(solver, form):
+    """A Data prediction says nothing of the noise at sigma = 0, so one question there would be an error."""
+    net, asked = denoiser(FLOW, TARGETS["Data"]), []
+
+    def spy(x, t, cond):
+        asked.append(t)
+        return net(x, t, cond)
+
+    grid = torch.linspace(0.8, 0.0, 4, dtype=DTYPE)
+    grid = grid if form == "host" else torch.stack([grid, torch.linspace(0.9, 0.3, 4, dtype=DTYPE)], 1)
+    assert bool(torch.isfinite(run(FLOW, spy, solver, grid, rng(4, 5).normal((2, 2)), rng(7, 8))).all())
+    assert min(float(t.min()) for t in asked) > 0.0
+
+
 @pytest.mark.parametrize("t", [0.0, 1.0])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_a_step_of_no_length_leaves_the_state(t, eta):
@@ -102,7 +118,7 @@ def test_stochastic_steps_do_not_run_upwards(times, form):
 def test_andersons_diffusion_is_refused_where_it_is_infinite(form):
     grid = rows_of(1.0, 0.5)
     grid = grid if form == "host" else grid[:, None].expand(2, 2)
-    with pytest.raises(ValueError, match="alpha = 0.*Proportional"):
+    with pytest.raises(ValueError, match=r"alpha = 0.*Proportional"):
         run(FLOW, denoiser(FLOW), SDE(), grid, rng(0, 1).normal((2, 2)), rng(0, 1))
 
 

@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
+from laws.cases import DTYPE, FLOW, SCHEMA, Linear, denoiser, gaussian, guidance_stacks, labels, mixture, rng
 
 from condiff import nn as nets
 from condiff.core import Categorical, Condition, Moments, TokenIds, instant
 from condiff.guidance import CFG, Autoguidance, Classifier, CleanLoss, Composed, Guided, Interval, Rescaled, from_omega
 from condiff.objectives import Denoising, Dropping
 from condiff.process import EDM, Absorbing, Flow, Gaussian, Preconditioned, UniformTime, V, Velocity
-from laws.cases import DTYPE, FLOW, SCHEMA, Linear, denoiser, gaussian, guidance_stacks, labels, mixture, rng
 
 X = rng(0, 1, 2).normal((3, 2))
 T = torch.tensor([0.2, 0.5, 0.8], dtype=DTYPE)
@@ -161,7 +161,9 @@ def test_null_law_of_networks(kind):
         torch.manual_seed(0)
         schema = dict(SCHEMA) if kind == "MLP" else {**SCHEMA, "text": TokenIds(4, 5)}
         net = {
-            "UNet": lambda: nets.UNet(nets.Grid(1, 2), nets.UNetSize((8, 8), embed_width=16, head_width=8), schema=schema),
+            "UNet": lambda: nets.UNet(
+                nets.Grid(1, 2), nets.UNetSize((8, 8), embed_width=16, head_width=8), schema=schema
+            ),
             "DiT": lambda: nets.DiT(nets.Grid(1, 2), nets.DiTSize(16, 1, head_width=8), patch=2, schema=schema),
             "MLP": lambda: nets.MLP(16, 16, 1, schema=schema),
         }[kind]()

@@ -5,12 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 from laws.cases import (
-    DTYPE, FLOW, ORDERS, SCHEDULES, STOCHASTIC, Linear, denoiser, guidance_stacks, labels, rng,
+    DTYPE,
+    FLOW,
+    ORDERS,
+    SCHEDULES,
+    STOCHASTIC,
+    Linear,
+    denoiser,
+    guidance_stacks,
+    labels,
+    rng,
 )  # fmt: skip
 from torch import nn
 
 from condiff.core import trajectory
-from condiff.process import Flow, Gaussian, Preconditioned, V
+from condiff.process import Gaussian, Preconditioned, V
 from condiff.solvers import Adams, Implicit, Multistep, UniPC
 
 SOLVERS = {**{name: solver for name, (solver, _) in ORDERS.items()}, **STOCHASTIC, "Implicit": Implicit(3)}
@@ -25,7 +34,7 @@ def run(process, net, solver, grid, x, source, cond=None):
 def staggered(steps, rows, low=0.2, high=0.9):
     """Times (steps + 1, rows), every row with its own."""
     ramp = torch.linspace(high, low, steps + 1, dtype=DTYPE)
-    return ramp[:, None] - 0.06 * torch.arange(rows, dtype=DTYPE)
+    return ramp[:, None] - 0.03 * torch.arange(rows, dtype=DTYPE)
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)

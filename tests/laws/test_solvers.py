@@ -6,17 +6,30 @@ import math
 
 import pytest
 import torch
+from laws.cases import DTYPE, FLOW, ORDERS, STOCHASTIC, Linear, gaussian, guidance_stacks, labels, mixture, rng
 
 from condiff.core import RowRng, State, instant, trajectory
 from condiff.core.drivers import instants
 from condiff.core.drivers import sample as run
 from condiff.oracles import GaussianData
 from condiff.process import (
-    VP, FlowClock, Flow, Gaussian, Interpolant, LogLinear, Normal, Preconditioned, Ratio, Straight, Student, Trig,
-    Uniform, V, Velocity,
+    VP,
+    Flow,
+    FlowClock,
+    Gaussian,
+    Interpolant,
+    LogLinear,
+    Normal,
+    Preconditioned,
+    Ratio,
+    Straight,
+    Student,
+    Trig,
+    Uniform,
+    V,
+    Velocity,
 )  # fmt: skip
 from condiff.solvers import SDE, Adams, Euler, Heun, Implicit, Jump, Langevin, Multistep, Proportional
-from laws.cases import DTYPE, FLOW, ORDERS, STOCHASTIC, Linear, gaussian, guidance_stacks, labels, mixture, rng
 
 # Stretches of the clock on which every solver's own variable is finite.
 STRETCHES = {
@@ -47,9 +60,9 @@ def test_measured_order_of_convergence(stretch, solver, order):
         grid = torch.linspace(start, end, steps + 1, dtype=DTYPE)
         errors.append(float((solve(process, oracle, solver, grid, x) - exact).square().mean().sqrt()))
     slope = math.log2(errors[0] / errors[1])
-    # Orders are reached from below by multistep starts and may be exceeded where a leading error cancels (Midpoint on
-    # straight flows, UniPC's corrector).
-    assert order - 0.3 < slope < order + 1.35, f"measured order {slope:.2f}, errors {errors}"
+    # Midpoint's leading error cancels on the straight flow of Gaussian data.
+    most = 1.0 if type(solver).__name__ == "Midpoint" and isinstance(schedule, Flow) else 0.3
+    assert order - 0.25 < slope < order + most, f"measured order {slope:.2f}, errors {errors}"
 
 
 def test_order_is_that_of_the_formula_not_of_luck():
@@ -205,7 +218,8 @@ def test_samples_have_the_moments_of_the_data(solver):
     oracle = gaussian(process, dims=2)
     exact = oracle.basis @ torch.diag(oracle.variances) @ oracle.basis.T
     count = 4000
-    x = run(process, oracle, solver, (count, 2), Uniform()(process.schedule, 60), rng=RowRng(0, range(count), dtype=DTYPE))
+    grid = Uniform()(process.schedule, 60)
+    x = run(process, oracle, solver, (count, 2), grid, rng=RowRng(0, range(count), dtype=DTYPE))
     spread = exact.diagonal().sqrt()
     torch.testing.assert_close(x.mean(0), oracle.mean, atol=float(4 * spread.max() / count**0.5) + 0.01, rtol=0.0)
     # 4 standard errors of a covariance, plus the discretisation of 60 first-order steps.

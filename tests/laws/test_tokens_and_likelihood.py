@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from laws.cases import DTYPE, FLOW, gaussian, rng
 
 from condiff.core import RowRng, log_likelihood, sample
 from condiff.core.shapes import instant
 from condiff.oracles import DataSetIdeal, TokenTable
 from condiff.process import VP, Absorbing, Cosine, Flow, Gaussian, LogLinear, Student, Trig
 from condiff.solvers import Jump
-from laws.cases import DTYPE, FLOW, gaussian, rng
 
 PROCESS = Absorbing(3)
 SEQUENCES = torch.tensor([[0, 1, 2], [2, 2, 0], [1, 1, 1], [0, 2, 2]])

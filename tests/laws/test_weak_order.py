@@ -4,6 +4,7 @@ off by feeding it unit vectors. Mean and covariance then follow exactly, and so 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from condiff.solvers import SDE, Anderson, Corrected, Jump, Langevin, Proportion
 
 D = 2
 STRETCHES = {
-    "VP": (VP(), 0.9, 0.1), "VE": (LogLinear(0.02, 10.0), 0.9, 0.1), "Flow": (Flow(), 0.9, 0.1), "Trig": (Trig(), 0.9, 0.1)
+    "VP": (VP(), 0.9, 0.1), "VE": (LogLinear(0.02, 10.0), 0.9, 0.1), "Flow": (Flow(), 0.9, 0.1),
+    "Trig": (Trig(), 0.9, 0.1),
 }  # fmt: skip
 
 
@@ -55,7 +57,7 @@ def errors(process, solver, start, end, steps):
     oracle = gaussian(process, dims=D)
     mean, cov = marginal(oracle, start)
     grid = torch.linspace(start, end, steps + 1, dtype=DTYPE).tolist()
-    for t, s in zip(grid[:-1], grid[1:], strict=True):
+    for t, s in pairwise(grid):
         mean, cov = moved(process, oracle, solver, mean, cov, t, s)
     true_mean, true_cov = marginal(oracle, end)
     return float((mean - true_mean).norm()), float((cov - true_cov).norm())
@@ -75,20 +77,22 @@ def test_weak_order_is_one(solver, stretch):
 
 
 def stationary(oracle, t, snr):
-    """Covariance that x <- x + eps * score + sqrt(2 eps) z leaves alone: C (1 - eps C^-1 / 2)^-1, eps = (snr sigma)^2."""
+    """Covariance that x <- x + eps * score + sqrt(2 eps) z keeps: C (1 - eps C^-1 / 2)^-1, eps = (snr sigma)^2."""
     _, cov = marginal(oracle, t)
     eps = (snr * oracle.process.schedule(t)[1]) ** 2
     return cov @ torch.linalg.inv(torch.eye(D, dtype=DTYPE) - 0.5 * eps * torch.linalg.inv(cov))
 
 
-@pytest.mark.parametrize("solver", [Langevin(250, 0.5), Corrected(Jump(), 250, 0.5)], ids=["Langevin", "Corrected"])
+@pytest.mark.parametrize("solver", [Langevin(2, 0.5), Corrected(Jump(), 2, 0.5)], ids=["Langevin", "Corrected"])
 @pytest.mark.parametrize("stretch", STRETCHES.values(), ids=STRETCHES)
 def test_langevin_settles_at_its_stationary_law(solver, stretch):
     schedule, s = stretch[0], 0.6
     process = Gaussian(schedule)
     oracle = gaussian(process, dims=D)
     wrong = 2.0 * torch.eye(D, dtype=DTYPE)
-    mean, cov = moved(process, oracle, solver, torch.ones(D, dtype=DTYPE), wrong, 0.7, s, draws=250)
+    mean, cov = moved(process, oracle, solver, torch.ones(D, dtype=DTYPE), wrong, 0.7, s, draws=2)
+    for _ in range(300):  # held at one level: the slowest direction loses 4 % a correction
+        mean, cov = moved(process, oracle, solver, mean, cov, s, s, draws=2)
     torch.testing.assert_close(mean, marginal(oracle, s)[0], atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(cov, stationary(oracle, s, 0.5), atol=1e-6, rtol=1e-6)
 

@@ -1,4 +1,5 @@
 """Pairings that must not type-check: every line marked REJECTED has an error, and no other line has one."""
+# ruff: noqa: F841
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from condiff.core import Categorical, Condition, Denoiser, Draw, Flowing, Moments, Process, Rng, Solver, Tiltable
 from condiff.guidance import Energy, Guided
 from condiff.process import Absorbing, Gaussian, Interpolant
-from condiff.solvers import Adams, Heun, Jump, Multistep, UniPC
+from condiff.solvers import Adams, Heun, Multistep, UniPC
 
 
 class Contextual:
@@ -21,20 +22,6 @@ class Contextual:
     def start(self, shape: Sequence[int], *, rng: Rng, source: Tensor | None = None) -> Tensor: ...
     def reverse(self, x: Tensor, t: Tensor, s: Tensor, est: Moments, *, eta: float, rng: Rng) -> Tensor: ...
     def finish(self, x: Tensor, denoise: Callable[[Tensor, Tensor], Moments]) -> Tensor: ...
-
-
-def good(gaussian: Gaussian, bridge: Interpolant, tokens: Absorbing, contextual: Contextual) -> None:
-    a: Solver[Gaussian, Moments] = Multistep()
-    b: Solver[Gaussian, Moments] = Heun()
-    c: Solver[Interpolant, Moments] = Heun()
-    d: Process[Categorical] = tokens
-    e: Process[Moments] = contextual
-    f: Flowing = gaussian
-    g: Flowing = bridge
-    h: Tiltable[Moments] = gaussian
-    i: Tiltable[Categorical] = tokens
-    j: Solver[Gaussian, Moments] = UniPC()
-    k: Solver[Interpolant, Moments] = Adams()
 
 
 def bad(
@@ -53,4 +40,3 @@ def bad(
     j: Denoiser[Moments] = logits  # REJECTED logits are no means
     k: Process[Moments] = tokens  # REJECTED tokens are not read off means
     m: Solver[Contextual, Moments] = Adams()  # REJECTED Adams on a contextual process
-    n: Solver[Process[Moments], Moments] = Jump()

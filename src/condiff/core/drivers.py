@@ -13,7 +13,7 @@ from condiff.core.denoiser import Denoiser
 from condiff.core.estimate import E
 from condiff.core.process import Process
 from condiff.core.rng import Rng
-from condiff.core.shapes import instant
+from condiff.core.shapes import shared
 from condiff.core.solver import Solver, State
 
 
@@ -32,11 +32,10 @@ def instants(grid: Tensor, device: torch.device | str | None = None) -> list[Ten
     if not bool(((grid >= 0) & (grid <= 1)).all()):
         raise ValueError(f"times must lie in [0, 1], got {grid.min():g} to {grid.max():g}")
     if grid.ndim == 1:
-        return [instant(value, device) for value in grid.tolist()]
+        return shared(grid.tolist(), device)
     return list(grid.to(device=device, dtype=torch.float64).unbind())
 
 
-@torch.no_grad()
 def trajectory(
     process: Process[E],
     denoiser: Denoiser[E],
@@ -58,16 +57,21 @@ def trajectory(
         cond: Condition of all rows.
         rng: Source of the steps' noise.
     """
-    times = instants(grid, x.device)
-    process = process.given(cond)
+    # Gradients are off only while this runs, never for the caller between two states; the decorator would do the same
+    # at the price of a second generator and a new context a step.
+    off = torch.no_grad()
+    with off:
+        times = instants(grid, x.device)
+        process = process.given(cond)
+        state = solver.init(x, times[0])
 
     def denoise(x: Tensor, t: Tensor) -> E:
         return denoiser(x, t, cond)
 
-    state = solver.init(x, times[0])
     yield state
     for t, s in pairwise(times):
-        state = solver.step(process, denoise, state, t, s, rng)
+        with off:
+            state = solver.step(process, denoise, state, t, s, rng)
         yield state
 
 

@@ -13,6 +13,7 @@ two forms part ways.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -32,6 +33,14 @@ def instant(value: float, device: torch.device | str | None = None) -> Tensor:
     t = torch.full((), value, dtype=torch.float64, device=device)
     setattr(t, _HOST, float(value))
     return t
+
+
+def shared(values: Sequence[float], device: torch.device | str | None = None) -> list[Tensor]:
+    """Make one time as by `instant` for every value, out of a single tensor."""
+    times = list(torch.tensor(values, dtype=torch.float64, device=device).unbind())
+    for t, value in zip(times, values, strict=True):
+        setattr(t, _HOST, float(value))
+    return times
 
 
 def host(t: Tensor) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 
 _SHORT = 512
 """Up to about this many keys, two batched products in bf16 beat the fused CPU kernel, which gains nothing from bf16."""
@@ -23,7 +24,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
     Returns: (B, H, N, D).
     """
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= _SHORT:
+    short = q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= _SHORT
+    # The fused kernels have no forward-mode derivative, which flow maps need.
+    if short or unpack_dual(q).tangent is not None:
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))

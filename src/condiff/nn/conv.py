@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
 _SLOW_PATH = 20480
-"""ATen (2.x, CPU, float32) leaves oneDNN for a native 3-D convolution that is 4 to 13 times slower when there is one
+"""ATen (CPU, float32) leaves oneDNN for a native 3-D convolution that is 4 to 13 times slower when there is one
 sample and batch * channels * depth * height is at most this."""
+
+_ONEDNN: bool = torch.backends.mkldnn.is_available()
 
 
 class Conv3d(nn.Conv3d):
@@ -22,19 +24,20 @@ class Conv3d(nn.Conv3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve (B, C, D, H, W)."""
-        small = input.ndim == 5 and input.shape[0] == 1 and input.shape[1:4].numel() <= _SLOW_PATH
-        if not small or input.device.type != "cpu" or self.padding_mode != "zeros" or isinstance(self.padding, str):
-            return super().forward(input)
-        if input.dtype != torch.float32 or self.weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-            return super().forward(input)
-        if not torch.backends.mkldnn.is_available() or input.numel() == 0:
+        if not self._slow(input):
             return super().forward(input)
         differentiable = torch.is_grad_enabled() or unpack_dual(input).tangent is not None
         if differentiable or torch.compiler.is_compiling():
             return super().forward(torch.cat([input, torch.zeros_like(input)]))[:1]
-        return torch.mkldnn_convolution(
-            input, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
-        )
+        padding = [int(p) for p in self.padding]
+        return torch.mkldnn_convolution(input, self.weight, self.bias, padding, self.stride, self.dilation, self.groups)
+
+    def _slow(self, input: Tensor) -> bool:
+        """Would ATen leave oneDNN here, and could oneDNN do it?"""
+        plain = input.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        small = input.ndim == 5 and input.shape[0] == 1 and 0 < input.shape[1:4].numel() <= _SLOW_PATH
+        named = self.padding_mode != "zeros" or isinstance(self.padding, str)
+        return _ONEDNN and input.device.type == "cpu" and plain and small and not named and input.shape[4] > 0
 
 
 _CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: Conv3d}

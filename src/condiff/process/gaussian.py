@@ -268,7 +268,7 @@ def _singular(det: Scalar) -> bool:
     if isinstance(det, Tensor):
         # Tracing cannot branch on a value; a compiled step with per-row times relies on its caller's grid.
         return not torch.compiler.is_compiling() and bool(((det == 0) | ~torch.isfinite(det)).any())
-    return det == 0.0 or not math.isfinite(det)
+    return det == 0.0 or not abs(det) < math.inf  # a graph that holds det as a symbol cannot trace math.isfinite
 
 
 def _first_bad(det: Scalar, t: Tensor) -> float:
@@ -301,7 +301,8 @@ class Preconditioned(nn.Module):
     def forward(self, x: Tensor, t: Tensor, cond: Condition | None) -> Moments:
         """Estimate what made x (B, *S) at time t."""
         out, aux = _unpack(self.net(self._scaled(x, t), t, cond))
-        return self.process.infer(x, t, out.to(x.dtype), self.target, aux)
+        out = out if out.dtype == x.dtype else out.to(x.dtype)
+        return self.process.infer(x, t, out, self.target, aux)
 
     def _scaled(self, x: Tensor, t: Tensor) -> Tensor:
         if self.sigma_data is None:

@@ -227,6 +227,8 @@ class Table:
         falls = all(a > b for a, b in zip((1.0, *values), values, strict=False))
         if len(values) < 2 or not falls or values[-1] < 0.0:
             raise ValueError("Table needs at least 2 values, strictly decreasing, all in [0, 1)")
+        # Made now: the lock inside cached_property cannot be traced into a graph.
+        _ = self._angle_tensor
 
     @classmethod
     def of(cls, alphas_cumprod: Sequence[float] | Tensor) -> Self:
@@ -268,8 +270,10 @@ class Table:
 
     def __call__(self, t: Num) -> tuple[Num, Num]:
         """Return (alpha, sigma)."""
-        phi, _ = self._angle(t)
-        return sin(math.pi / 2.0 - phi), sin(phi)
+        phi = self._angle(t)[0]
+        if isinstance(phi, Tensor):
+            return sin(math.pi / 2.0 - phi), sin(phi)
+        return math.sin(math.pi / 2.0 - phi), math.sin(phi)
 
     def rates(self, t: Num) -> tuple[Num, Num]:
         """Return the time derivatives of (alpha, sigma), those of the segment to the right of a node."""

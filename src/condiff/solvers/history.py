@@ -38,7 +38,7 @@ def finite_or_zero(value: Scalar) -> Scalar:
     """Return value where it is finite, and 0 where it is infinite or nan (no history, or an end of the clock)."""
     if isinstance(value, Tensor):
         return torch.where(torch.isfinite(value), value, 0.0)
-    return value if math.isfinite(value) else 0.0
+    return value if abs(value) < math.inf else 0.0  # a graph that holds value as a symbol cannot trace math.isfinite
 
 
 def choose(where: Tensor | bool, yes: Scalar, no: Scalar) -> Scalar:
@@ -52,9 +52,9 @@ def divide(a: Scalar, b: Scalar) -> Scalar:
     """Return a / b, and 0 where that is not finite."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return finite_or_zero(torch.as_tensor(a, dtype=torch.float64) / torch.as_tensor(b, dtype=torch.float64))
-    return finite_or_zero(a / b) if b != 0.0 and math.isfinite(b) else 0.0
+    return finite_or_zero(a / b) if b != 0.0 and abs(b) < math.inf else 0.0
 
 
 def missing(value: Scalar) -> Tensor | bool:
     """Tell where a time read from a leaf says "no history"."""
-    return torch.isnan(value) if isinstance(value, Tensor) else math.isnan(value)
+    return torch.isnan(value) if isinstance(value, Tensor) else value != value

@@ -27,7 +27,7 @@ from condiff.solvers.history import blank, choose, divide, finite_or_zero, missi
 def _lambda(process: Gaussian, t: Tensor) -> Scalar:
     """Return log(alpha / sigma) at t; nan where t is nan (no history)."""
     value = known(t)
-    if not isinstance(value, Tensor) and math.isnan(value):
+    if not isinstance(value, Tensor) and value != value:
         return math.nan
     alpha, sigma = process.coefficients(t)
     return log(alpha) - log(sigma)
@@ -141,7 +141,7 @@ def _not(flag: Tensor | bool) -> Tensor | bool:
 
 
 def _is_finite(value: Scalar) -> Tensor | bool:
-    return torch.isfinite(value) if isinstance(value, Tensor) else math.isfinite(value)
+    return torch.isfinite(value) if isinstance(value, Tensor) else abs(value) < math.inf
 
 
 @final

@@ -72,14 +72,19 @@ def draw_curve(
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Return 4 to 9 round values between 10^low and 10^high."""
+    """Return 3 to 9 values between 10^low and 10^high, round where the range allows."""
     fine = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in (1, 1.5, 2, 3, 4, 5, 6, 7, 8)]
     inside = [value for value in fine if low <= math.log10(value) <= high]
     coarse = [value for value in inside if round(value / 10.0 ** math.floor(math.log10(value)), 6) in (1, 2, 5)]
     if len(inside) < 3:
         step = (10**high - 10**low) / 4
         return [10**low + step * k for k in range(1, 4)]
-    return inside if len(inside) <= 9 else coarse
+    if len(inside) <= 9:
+        return inside
+    if len(coarse) <= 9:
+        return coarse
+    decades = [10.0**e for e in range(math.ceil(low), math.floor(high) + 1)]
+    return decades[:: -(-len(decades) // 9)]
 
 
 def _ticks(end: float) -> list[float]:

@@ -261,9 +261,11 @@ def _pairs(
     average: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     """Pair up what is averaged (floating point tensors) and what is copied (the rest), each worker's own part."""
-    smooth = [name for name in average if average[name].is_floating_point()]
-    rest = [name for name in average if name not in smooth]
     mine, its = ({name: local(value) for name, value in tensors.items()} for tensors in (average, weights))
+    # Tied weights stand in the state under several names, and must move once a step.
+    once = list({(mine[name].data_ptr(), mine[name].shape): name for name in mine}.values())
+    smooth = [name for name in once if mine[name].is_floating_point()]
+    rest = [name for name in once if name not in smooth]
     return [mine[n] for n in smooth], [its[n] for n in smooth], [mine[n] for n in rest], [its[n] for n in rest]
 
 

@@ -1,0 +1,48 @@
+"""A folder as a reader of the docs would have it: a trained run, pictures and tables of their own."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from condiff.cli.main import main
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Run on one thread: on networks this small, two threads wait for each other more than they work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def reader(tmp_path_factory):
+    """Make the folder once; training it properly is the demo's business."""
+    folder = tmp_path_factory.mktemp("reader")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        words = "train digits --out runs/demo --steps 2 --batch-size 16 --widths 8,16 --sample-every 0"
+        assert main(words.split()) == 0
+    generator = torch.Generator().manual_seed(0)
+    for name in ("cats", "dogs"):
+        (folder / "photos" / name).mkdir(parents=True)
+        for k in range(20):
+            pixels = torch.randint(0, 256, (16, 16, 3), generator=generator, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(folder / "photos" / name / f"{k}.png")
+    rows = torch.randn(60, 3, generator=generator)
+    lines = ["width,height,weight,label", *(f"{a:.3f},{b:.3f},{c:.3f},kind{int(a > 0)}" for a, b, c in rows.tolist())]
+    (folder / "measurements.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def place(reader, tmp_path, monkeypatch):
+    """Give a test its own copy of the reader's folder, and stand in it."""
+    shutil.copytree(reader, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place"

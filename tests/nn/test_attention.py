@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from nn.nets import normal, scrambled
+from torch.autograd import forward_ad
+
+from condiff.nn import CrossAttention, SelfAttention, attend, block_causal
+
+
+def reference(q, k, v, mask):
+    scores = torch.einsum("bhnd,bhkd->bhnk", q, k) / q.shape[-1] ** 0.5
+    weights = scores.masked_fill(~mask, -torch.inf).exp()
+    return torch.einsum("bhnk,bhkd->bhnd", weights / weights.sum(-1, keepdim=True), v)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("keys", [4, 600])
+@pytest.mark.parametrize("masked", [False, True])
+def test_every_route_is_softmax_attention(dtype, keys, masked):
+    q, k, v = (normal(2, 3, n, 8, seed=n, dtype=torch.float64) for n in (5, keys, keys))
+    mask = (torch.arange(keys) % 2 == 0).expand(2, 1, 5, keys) if masked else torch.ones(1, dtype=torch.bool)
+    out = attend(q.to(dtype), k.to(dtype), v.to(dtype), mask if masked else None)
+    assert out.dtype == dtype
+    bound = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.03}[dtype]
+    assert (out.double() - reference(q, k, v, mask)).abs().max() < bound
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # PyTorch's own forward mode
+def test_attention_has_a_forward_derivative():
+    q, k, v = (normal(1, 2, 5, 4, seed=n, dtype=torch.float64) for n in range(3))
+    step = normal(1, 2, 5, 4, seed=7, dtype=torch.float64)
+    with forward_ad.dual_level():
+        rate = forward_ad.unpack_dual(attend(forward_ad.make_dual(q, step), k, v)).tangent
+    numeric = (attend(q + 1e-6 * step, k, v) - attend(q - 1e-6 * step, k, v)) / 2e-6
+    torch.testing.assert_close(rate, numeric, atol=1e-8, rtol=1e-6)
+
+
+def test_blocks_see_themselves_and_what_was_before():
+    assert block_causal(3, 1, torch.device("cpu")).tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    assert block_causal(3, 2, torch.device("cpu")).tolist() == [[1, 1, 0], [1, 1, 0], [1, 1, 1]]
+    offset = block_causal(3, 2, torch.device("cpu"), torch.tensor([0, 1]))
+    assert offset[1].tolist() == [[1, 0, 0], [1, 1, 1], [1, 1, 1]]
+
+
+def test_keys_of_earlier_tokens_replace_the_tokens():
+    layer = scrambled(SelfAttention(16, head_width=8))
+    x = normal(2, 6, 16)
+    mask = block_causal(6, 1, x.device)
+    whole, _ = layer(x, mask=mask)
+    first, past = layer(x[:, :4], mask=mask[:4, :4])
+    rest, (keys, _) = layer(x[:, 4:], mask=mask[4:], past=past)
+    torch.testing.assert_close(torch.cat([first, rest], 1), whole, atol=1e-5, rtol=1e-5)
+    assert keys.shape == (2, 2, 16)
+
+
+def test_cross_attention_reads_visible_tokens_only_and_in_no_order():
+    layer = scrambled(CrossAttention(16, 6, head_width=8))
+    x, context = normal(2, 3, 16), normal(2, 5, 6, seed=2)
+    visible = torch.tensor([[1, 1, 0, 1, 0], [0, 0, 1, 0, 0]], dtype=torch.bool)
+    out = layer(x, context, visible)
+    torch.testing.assert_close(layer(x[:1], context[:1, [3, 0, 1]], visible[:1, [3, 0, 1]]), out[:1])
+    hidden = torch.where(visible[..., None], context, 100.0)
+    torch.testing.assert_close(layer(x, hidden, visible), out)
+    assert not torch.allclose(layer(x, context, torch.ones_like(visible)), out)
+
+
+def test_a_width_without_heads_is_refused():
+    with pytest.raises(ValueError, match="does not divide into 2 heads"):
+        SelfAttention(17, head_width=8)

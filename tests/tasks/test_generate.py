@@ -1,0 +1,162 @@
+"""What users ask for becomes conditions, solvers and samples; nonsense is refused in one sentence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from laws.cases import rng
+from torch import nn
+
+from condiff.codecs import Standardize
+from condiff.core import ClassLabel, Condition, Embeddings, Picture, RowRng, System, TokenIds, Vector
+from condiff.core.drivers import sample as run
+from condiff.guidance import CFG
+from condiff.objectives import Denoising
+from condiff.process import Flow, Gaussian, Preconditioned, Times, Uniform, Velocity
+from condiff.solvers import Jump, Multistep
+from condiff.tasks import SOLVERS, batches, condition_of, sample, solver_named
+
+PROCESS = Gaussian(Flow())
+
+
+class Pull(nn.Module):
+    def forward(self, x, t, cond):
+        if cond is None:
+            return x
+        return x + (cond.values["label"] * cond.present["label"]).to(x.dtype).reshape(-1, 1)
+
+
+def system(schema=None, data=None, scale=1.0):
+    schema = {"label": ClassLabel(3, ("cat", "dog", "owl"))} if schema is None else schema
+    return System(
+        PROCESS, Preconditioned(Pull(), PROCESS, Velocity()), Denoising(PROCESS, Velocity()), Jump(1.0),
+        Standardize((1.0,), (2.0,)), Times(Uniform(), Flow()), (2,), schema, num_steps=3, guidance_scale=scale,
+        data=data or {},
+    )  # fmt: skip
+
+
+def test_classes_by_name_number_and_turn():
+    for given, expected in (
+        (None, [1, 2, 0, 1]), ({"label": "dog"}, [1] * 4), ({"label": ["owl", 0]}, [0, 2, 0, 2]),
+        ({"label": "2"}, [2] * 4),
+    ):  # fmt: skip
+        cond = condition_of(system(), given, range(1, 5))
+        assert cond.values["label"].tolist() == expected
+        assert cond.present["label"].all()
+    assert not condition_of(system(), {}, range(2)).present["label"].any()
+
+
+def test_vectors_speak_in_the_units_of_the_file():
+    facts = {"meta": {"conditions": {"size": {"mean": [10.0, 0.0], "std": [2.0, 1.0]}}}}
+    made = system({"size": Vector(2)}, facts)
+    assert condition_of(made, {"size": [12.0, 3.0]}, range(2)).values["size"].tolist() == [[1.0, 3.0]] * 2
+    both = condition_of(made, {"size": [[12.0, 3.0], [10.0, 0.0]]}, range(3)).values["size"]
+    assert both.tolist() == [[1.0, 3.0], [0.0, 0.0], [1.0, 3.0]]
+    one = system({"size": Vector(1)})
+    assert condition_of(one, {"size": 0.5}, range(2)).values["size"].tolist() == [[0.5], [0.5]]
+    assert condition_of(one, {"size": [0.5, 1.5]}, range(3)).values["size"].tolist() == [[0.5], [1.5], [0.5]]
+
+
+def test_tokens_stay_integers_and_one_value_is_one_value():
+    made = system({"text": TokenIds(3, 9), "set": Embeddings(2, 2)})
+    cond = condition_of(made, {"text": [1, 2, 3], "set": [[1.0, 2.0], [3.0, 4.0]]}, range(2))
+    assert cond.values["text"].tolist() == [[1, 2, 3]] * 2
+    assert cond.values["text"].dtype == torch.int64
+    assert cond.values["set"].shape == (2, 2, 2)
+    turns = condition_of(made, {"text": [[1, 2, 3], [4, 5, 6]]}, range(3))
+    assert turns.values["text"].tolist() == [[1, 2, 3], [4, 5, 6], [1, 2, 3]]
+    assert not turns.present["set"].any()
+
+
+@pytest.mark.parametrize(
+    ("schema", "given", "message"),
+    [
+        (None, {"labl": "cat"}, "no condition named 'labl'; did you mean 'label'"),
+        (None, {"zzzz": 1}, r"no condition named 'zzzz'\. This system has label"),
+        (None, {"label": "catt"}, "did you mean 'cat'"),
+        (None, {"label": "qqqq"}, r"no class 'qqqq'\. Classes are cat, dog, owl"),
+        (None, {"label": 3}, "classes 0 to 2, got 3"),
+        (None, {"label": -1}, "classes 0 to 2, got -1"),
+        (None, {"label": True}, "no class True"),
+        (None, {"label": []}, "empty list"),
+        ({"size": Vector(2)}, {"size": [1.0, 2.0, 3.0]}, "has 2 numbers"),
+        ({"size": Vector(2)}, {"size": 1.0}, r"needs a value of shape \(2,\)"),
+        ({"size": Vector(1)}, {"size": float("nan")}, "finite"),
+        ({"size": Vector(1)}, {"size": []}, "needs a value"),
+        ({"text": TokenIds(3, 9)}, {"text": 4}, "needs a value of shape"),
+        ({"picture": Picture(2)}, {"picture": 1.0}, "needs a value of shape"),
+        ({}, {"label": 1}, "takes no condition"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(schema, given, message):
+    with pytest.raises(ValueError, match=message):
+        condition_of(system(schema), given, range(2))
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_solver_name_samples(name):
+    first = sample(system(), num_samples=2, solver=name, num_steps=2)
+    assert first.shape == (2, 2)
+    assert bool(torch.isfinite(first).all())
+    assert torch.equal(first, sample(system(), num_samples=2, solver=solver_named(name), num_steps=2))
+
+
+def test_an_unknown_solver_names_its_neighbour():
+    with pytest.raises(ValueError, match="no solver named 'hein'; did you mean 'heun'"):
+        solver_named("hein")
+
+
+def test_a_sample_is_the_loop_the_guidance_and_the_codec():
+    made = system(scale=2.5)
+    grid = made.grid(3)
+    cond = Condition.of(label=torch.tensor([0, 1, 2, 0]))
+    x = run(PROCESS, CFG(made.denoiser, 2.5), Jump(1.0), (4, 2), grid, cond=cond, rng=RowRng(7, range(4)))
+    torch.testing.assert_close(sample(made, num_samples=4, seed=7), 2.0 * x + 1.0)
+    torch.testing.assert_close(sample(made, num_samples=4, seed=7, cond=cond, guidance_scale=2.5), 2.0 * x + 1.0)
+
+
+def test_permuted_rows_with_their_conditions_are_permuted_samples():
+    made, order = system(), [2, 0, 3, 1]
+    labels = torch.tensor([0, 1, 2, 1])
+    whole = sample(made, num_samples=4, seed=7, cond=Condition.of(label=labels), guidance_scale=2.0)
+    cond = Condition.of(label=labels[order])
+    x = run(PROCESS, CFG(made.denoiser, 2.0), Jump(1.0), (4, 2), made.grid(3), cond=cond, rng=RowRng(7, order))
+    torch.testing.assert_close(made.codec.decode(x), whole[order])
+
+
+def test_calls_are_counted_and_no_condition_means_no_guidance():
+    counts = [calls for _, calls in batches(system(), num_samples=5, batch_size=2, num_steps=4, guidance_scale=3.0)]
+    assert counts == [4, 4, 4]
+    free = sample(system(), num_samples=3, cond={}, guidance_scale=3.0)
+    torch.testing.assert_close(free, sample(system(), num_samples=3, cond={}, guidance_scale=1.0))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"num_samples": 0}, "num_samples"), ({"num_samples": True}, "num_samples"), ({"batch_size": 0}, "batch_size"),
+        ({"first": -1}, "first"), ({"guidance_scale": float("nan")}, "finite"), ({"num_steps": 0}, "num_steps"),
+        ({"cond": Condition.of(label=torch.tensor([1]))}, "1 rows for 16"),
+    ],
+)  # fmt: skip
+def test_impossible_numbers_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        sample(system(), **kwargs)
+
+
+def test_guidance_without_a_condition_to_guide_by_is_refused():
+    with pytest.raises(ValueError, match="takes no condition"):
+        sample(system({}), guidance_scale=2.0)
+
+
+def test_the_mode_of_a_module_is_put_back():
+    made = system()
+    for training in (True, False):
+        made.denoiser.train(training)
+        seen = []
+        hook = made.denoiser.net.register_forward_hook(lambda module, *_, seen=seen: seen.append(module.training))
+        sample(made, num_samples=1, solver=Multistep(1))
+        hook.remove()
+        assert not any(seen)
+        assert made.denoiser.training is training
+    assert rng(0).normal((1, 1)).dtype == torch.float64
