@@ -64,7 +64,8 @@ docs: $(VENV)/.extra-docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-bench: $(VENV)/.extra-neighbours
+# Neighbours that are not installed are left out, by name: pip install -e '.[neighbours]' brings them.
+bench: $(VENV)/.base
 	$(BIN)/python benchmarks/run.py $(if $(SMOKE),--smoke)
 
 clean:

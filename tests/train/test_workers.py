@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import socket
 import subprocess
@@ -70,12 +71,13 @@ def losses(run):
 
 
 @pytest.mark.dist
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="needs the extra [dist]")
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_workers_are_one(tmp_path, kind):
     tied = kind == "ddp"
     one, two = tmp_path / "one", tmp_path / "two"
-    train(toy(tied=tied), data(), out=one, settings=SETTINGS, stream=open("/dev/null", "w"))
+    train(toy(tied=tied), data(), out=one, settings=SETTINGS, stream=io.StringIO())
     launch(two, kind, 6)
     launch(two, kind, 12)  # goes on where the first job ended
     for rank in range(2):
@@ -90,6 +92,7 @@ def test_two_workers_are_one(tmp_path, kind):
 
 
 @pytest.mark.dist
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="needs the extra [dist]")
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_one_process_goes_on_with_what_two_saved(tmp_path, kind):
