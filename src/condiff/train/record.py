@@ -87,8 +87,10 @@ class Talk:
         left = seconds / values["step"] * (steps - values["step"])
         if self.settings.seconds > 0:
             left = min(left, max(self.settings.seconds - seconds, 0.0))
+        # A run that stops by the clock has a number of steps only for form.
+        of = "" if self.settings.seconds > 0 else f"/{steps}"
         text = (
-            f"step {values['step']:.0f}/{steps}  loss {values['loss']:.4f}  "
+            f"step {values['step']:.0f}{of}  loss {values['loss']:.4f}  "
             f"{values['samples_per_second']:.0f} samples/s  {_clock(left)} left"
         )
         if "validation_loss" in values:
