@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 
 @final
@@ -30,8 +33,8 @@ class Entry:
 
     @property
     def experiment(self) -> bool:
-        """Is its experiment in the package?"""
-        return (Path(__file__).parents[1] / "claims" / f"{self.slug}.py").is_file()
+        """Is its experiment there: in the package, or brought by a plugin?"""
+        return (Path(__file__).parents[1] / "claims" / f"{self.slug}.py").is_file() or self.slug in _brought()
 
 
 SYSTEMS = (
@@ -53,3 +56,29 @@ SYSTEMS = (
     ),
     Entry("vectors", "General recipe: table rows, poses, embeddings", 2023, "vectors", "vectors", ""),
 )
+
+
+def _brought() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group="condiff.claims")}
+
+
+def systems() -> tuple[Entry, ...]:
+    """List the package's systems and those of plugins (entry-point group `condiff.systems`, each an `Entry`).
+
+    Raises:
+        ValueError: If a plugin offers something else.
+    """
+    found = list(SYSTEMS)
+    for point in sorted(entry_points(group="condiff.systems"), key=lambda point: point.name):
+        entry = point.load()
+        if not isinstance(entry, Entry):
+            raise ValueError(f"plugin {point.value} offers system {point.name!r}, but it is a {type(entry).__name__}")
+        found.append(entry)
+    return tuple(found)
+
+
+def experiment_of(slug: str) -> Callable[..., Any]:
+    """Return the experiment of a system that has one: the package's `claims/<slug>.py`, or a plugin's."""
+    brought = _brought()
+    made: Callable[..., Any] = brought[slug].load() if slug in brought else import_module(f"condiff.claims.{slug}").run
+    return made

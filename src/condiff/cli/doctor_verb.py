@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import sys
@@ -31,7 +30,9 @@ def run(words: list[str]) -> int:
     if arguments.path is None:
         return _machine(arguments.json)
     path = Path(arguments.path)
-    if path.is_dir() and (path / "config.yaml").is_file():
+    if path.suffix == ".safetensors" or (path.is_dir() and (path / "config.yaml").is_file()):
+        if not path.exists():
+            raise UsageError(f"nothing at {path}; give data, a run folder or a checkpoint")
         return _run_folder(path, arguments.json)
 
     from condiff.data.inspect import inspect
@@ -58,8 +59,8 @@ def _machine(as_json: bool) -> int:
     import torch
 
     from condiff import __version__
+    from condiff.cli.train_verb import memory
 
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     facts: dict[str, Any] = {
         "condiff": __version__,
         "python": sys.version.split()[0],
@@ -68,7 +69,7 @@ def _machine(as_json: bool) -> int:
         "threads": torch.get_num_threads(),
         "bf16_fast": bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()),
         "gpus": torch.cuda.device_count(),
-        "memory_gib": round(pages / 2**30, 1),
+        "memory_gib": round(memory() / 2**30, 1),
         "disk_free_gib": round(shutil.disk_usage(".").free / 2**30, 1),
         "packages": {name: _installed(name) for name in ("numpy", "pillow", "safetensors", "pyyaml", "tqdm")},
         "extras": {extra: {name: _installed(name) for name in names} for extra, names in EXTRAS.items()},
@@ -106,7 +107,12 @@ def _run_folder(path: Path, as_json: bool) -> int:
                 problems.append(str(error))
     lines = []
     if (path / "metrics.jsonl").is_file():
-        lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines() if line.endswith("}")]
+        for text in (path / "metrics.jsonl").read_text(errors="replace").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                problems.append(f"metrics.jsonl has a damaged line after step {lines[-1]['step'] if lines else 0}")
+                break
     held_out = [line["validation_loss"] for line in lines if "validation_loss" in line]
     warnings = []
     if len(held_out) >= 2 and held_out[-1] > 1.1 * min(held_out):
@@ -116,7 +122,7 @@ def _run_folder(path: Path, as_json: bool) -> int:
         )
     facts = {
         "path": str(path),
-        "kind": "run",
+        "kind": "run" if path.is_dir() else "checkpoint",
         "recipe": header.get("recipe"),
         "step": header.get("step"),
         "checkpoints": [folder.name for folder in folders],

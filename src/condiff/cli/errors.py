@@ -21,6 +21,6 @@ def usage() -> Iterator[None]:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Return "; did you mean X?" for the nearest name, or nothing."""
+    """Return "; did you mean X?" for the nearest name, or the full stop that the sentence then needs."""
     near = difflib.get_close_matches(name, list(names), 1, 0.4)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {near[0]}?" if near else "."

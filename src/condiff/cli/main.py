@@ -50,19 +50,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbose = any(word in ("-v", "--verbose") for word in words)
     words = [word for word in words if word not in ("-v", "--verbose")]
     try:
-        return _run(words)
+        code = _run(words)
+        sys.stdout.flush()  # a full disk or a closed pipe behind stdout shows here, where it is answered
+        return code
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of a pipe went away, as `head` does; point stdout elsewhere so that the exit is quiet.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()  # the reader of a pipe went away, as `head` does
         return GOOD
     except Exception as error:  # the border: everything becomes one line, and -v shows the rest
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG) and not error.filename:
+            _forget_output()
         if verbose:
             traceback.print_exc()
         print(f"condiff: {describe(error)}", file=sys.stderr)
         return WRONG_USAGE if isinstance(error, UsageError | FileNotFoundError | FileExistsError) else FAILED
+
+
+def _forget_output() -> None:
+    """Point stdout elsewhere, so that Python's own flush at exit is quiet."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(words: list[str]) -> int:
@@ -89,7 +97,7 @@ def _run(words: list[str]) -> int:
 def describe(error: BaseException) -> str:
     """Return one line for a failure, naming the file and the next step where the error knows them."""
     if isinstance(error, OSError) and error.errno is not None:
-        name = f"{error.filename}: " if error.filename else ""
+        name = f"{error.filename}: " if error.filename else "standard output: " if error.errno == errno.ENOSPC else ""
         advice = {
             errno.ENOSPC: "the disk is full; free some space and run again, nothing that was there is lost",
             errno.EFBIG: "the file would be larger than allowed here; nothing that was there is lost",
@@ -101,6 +109,8 @@ def describe(error: BaseException) -> str:
             errno.ENOENT: "no such file or folder",
         }.get(error.errno, (error.strerror or str(error)).lower())
         return f"{name}{advice}"
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "not enough memory for this; ask for fewer samples, a smaller --batch-size or a smaller network"
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     first = " ".join(text.split())
     if isinstance(error, ValueError | TypeError | RuntimeError | UsageError | OSError) and first:

@@ -64,6 +64,14 @@ def positive(text: str) -> int:
     return value
 
 
+def step_count(text: str) -> int:
+    """Read a number of solver steps; nothing is left to resolve beyond a hundred thousand."""
+    value = positive(text)
+    if value > 100_000:
+        raise argparse.ArgumentTypeError(f"expected 1 to 100,000 steps, got {text}")
+    return value
+
+
 def natural(text: str) -> int:
     """Read an integer of at least 0, such as a seed."""
     try:

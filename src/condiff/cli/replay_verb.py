@@ -10,26 +10,36 @@ from condiff.cli.output import emit
 from condiff.cli.parser import Parser
 
 TOLERANCE = 2.0
-"""Largest difference called equal within tolerance: two of 255 levels in a picture, 0.02 in an array."""
+"""Largest difference called equal within tolerance: two of 255 levels in a picture; in an array 0.02, or 2 % of the
+largest number if that is more than 1."""
+
+NEEDED = (
+    "run", "weights_sha256", "num_samples", "num_steps", "solver", "guidance_scale", "cond", "seed", "first",
+    "batch_size", "form", "torch",
+)  # fmt: skip
+"""What a recipe must say to be followed."""
 
 
 def run(words: list[str]) -> int:
     """Regenerate a file and compare."""
     parser = Parser(prog="condiff replay", description="Regenerate a generated file from the recipe inside it.")
-    parser.add_argument("file", metavar="FILE", help="a PNG or NPZ made by condiff sample")
+    parser.add_argument("file", metavar="FILE", help="a PNG, NPZ or CSV made by condiff sample")
     parser.add_argument("--run", help="where the run is now, if it was moved")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.read(words)
     path = Path(arguments.file)
     if not path.is_file():
-        raise UsageError(f"no file at {path}; give a PNG or NPZ made by condiff sample")
+        raise UsageError(f"no file at {path}; give a PNG, NPZ or CSV made by condiff sample")
 
-    from condiff.tasks.pictures import content_of, recipe_in
+    from condiff.cli.made import content, recipe_of
 
-    recipe = recipe_in(path)
+    recipe = recipe_of(path)
     if recipe.get("made_by") != "condiff sample":
         raise ValueError(f"{path} was made by {recipe.get('made_by')!r}, which this version cannot replay")
-    verdict, detail, difference = _compare(path, recipe, arguments.run, content_of(path))
+    missing = [name for name in NEEDED if name not in recipe]
+    if missing:
+        raise ValueError(f"{path}: the recipe inside lacks {missing[0]!r}; it was edited, or made by another version")
+    verdict, detail, difference = _compare(path, recipe, arguments.run, content(path))
     if arguments.json:
         emit({"file": str(path), "verdict": verdict, "difference": difference, "detail": detail})
     else:
@@ -45,17 +55,23 @@ def _compare(path: Path, recipe: dict[str, Any], moved: str | None, content: Any
     from condiff.tasks.pictures import fingerprint, mosaic, picture, pixels
     from condiff.train.checkpoint import weights_file
 
-    place = moved or recipe["run"]
-    try:
-        weights = weights_file(Path(place))
-    except FileNotFoundError:
-        return "cannot replay", f"the run {place} is gone; give its new place with --run", None
-    if fingerprint(weights) != recipe["weights_sha256"]:
-        return "cannot replay", f"{weights} has changed since: the run was trained further or replaced", None
-    system = opened(place)
+    found = []
+    # Where it was, or around the file itself: a run folder that was moved took its samples along.
+    for place in [moved] if moved else [recipe["run"], *map(str, path.absolute().parents[:3])]:
+        try:
+            found.append((place, weights_file(Path(place))))
+        except FileNotFoundError:
+            continue
+    if not found:
+        return "cannot replay", f"the run {moved or recipe['run']} is gone; give its new place with --run", None
+    equal = [place for place, weights in found if fingerprint(weights) == recipe["weights_sha256"]]
+    if not equal:
+        return "cannot replay", f"{found[0][1]} has changed since: the run was trained further or replaced", None
+    system = opened(equal[0])
     samples, _ = generate(system, recipe)
-    if recipe["form"] == "npz":
-        made, limit = samples.numpy(), TOLERANCE / 100
+    if recipe["form"] in ("npz", "csv"):
+        made = samples.numpy() if recipe["form"] == "npz" else samples.flatten(1).numpy()
+        limit = TOLERANCE / 100 * max(1.0, float(np.abs(made).max()))
     elif recipe["form"] == "grid":
         made, limit = np.asarray(mosaic(samples, recipe["columns"])), TOLERANCE
     else:

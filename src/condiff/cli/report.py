@@ -1,10 +1,11 @@
-"""report.html of a run: one file with its settings, loss curve, samples and metrics."""
+"""report.html of a run: one file with its settings, loss curve, samples, metrics and the commands behind them."""
 
 from __future__ import annotations
 
 import base64
 import html
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,107 @@ import yaml
 
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse}td,th{padding:.2rem .8rem;text-align:left;border-bottom:1px solid #ddd}
-img{max-width:100%;image-rendering:pixelated;border:1px solid #ddd}code{background:#f4f4f4;padding:.1rem .3rem}"""
+img{max-width:100%;image-rendering:pixelated;border:1px solid #ddd}
+pre,code{background:#f4f4f4;padding:.1rem .3rem}pre{padding:.6rem;overflow-x:auto}"""
+_NUM_STEPS_SHOWN = 4
+
+
+def write_report(run: Path) -> Path:
+    """Write RUN/report.html from what the run folder holds.
+
+    Args:
+        run: A run folder; parts that are not there yet, such as an evaluation, are left out.
+
+    Returns: The page.
+    """
+    from condiff.train.checkpoint import write_atomically
+
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    evaluation = json.loads((run / "eval.json").read_text()) if (run / "eval.json").is_file() else None
+    drawn, commands = _drawn(run), [str(config["command"])]
+    commands += [_sample_command(recipe) for _, recipe in drawn]
+    if evaluation is not None:
+        commands.append(
+            f"condiff eval {shlex.quote(evaluation['run'])} -n {evaluation['n']} --seed {evaluation['seed']}"
+        )
+    parts = [f"<h1>{html.escape(str(config['recipe']))}</h1>"]
+    parts += [f"<h2>Samples</h2><p>{html.escape(_caption(recipe))}</p>{_picture(path)}" for path, recipe in drawn]
+    parts.append(_steps(run))
+    if (run / "loss.png").is_file():
+        parts.append(f"<h2>Loss</h2>{_picture(run / 'loss.png')}")
+    if evaluation is not None:
+        parts.append(_evaluation(evaluation))
+    parts.append(f"<h2>Commands</h2><pre>{html.escape(chr(10).join(commands))}</pre>")
+    last = (run / "metrics.jsonl").read_text().splitlines()[-1:]
+    if last:
+        parts.append(f"<h2>Last step</h2>{_rows(list(json.loads(last[0]).items()))}")
+    settings = {**config["settings"], "seed": config["seed"], "condiff": config["condiff"], "torch": config["torch"]}
+    parts.append(f"<h2>Settings</h2>{_rows(list(settings.items()))}")
+    parts.append(f"<h2>Recipe arguments</h2>{_rows(list(config['arguments'].items()))}")
+    page = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(run.name)}</title><style>{_STYLE}</style>"
+    )
+    write_atomically(run / "report.html", (page + "\n".join(parts) + "</html>").encode())
+    return run / "report.html"
+
+
+def _drawn(run: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Find the pictures that `condiff sample` left in the run, with the recipe inside each."""
+    from condiff.tasks.pictures import recipe_in
+
+    found = []
+    for path in sorted((run / "samples").glob("*.png")):
+        if path.name.startswith("step_"):
+            continue
+        try:
+            recipe = recipe_in(path)
+        except ValueError:  # a picture of the user's own
+            continue
+        if recipe.get("made_by") == "condiff sample":
+            found.append((path, recipe))
+    return found
+
+
+def _sample_command(recipe: dict[str, Any]) -> str:
+    words = ["condiff", "sample", recipe["run"], "-n", str(recipe["num_samples"]), "--steps", str(recipe["num_steps"])]
+    words += ["--guidance-scale", f"{recipe['guidance_scale']:g}", "--seed", str(recipe["seed"])]
+    if recipe["solver"]:
+        words += ["--solver", recipe["solver"]]
+    for name, values in (recipe["cond"] or {}).items():
+        words += ["--cond", f"{name}={','.join(map(str, values))}"]
+    return shlex.join(words)
+
+
+def _caption(recipe: dict[str, Any]) -> str:
+    return (
+        f"{recipe['num_samples']} samples, guidance scale {recipe['guidance_scale']:g}, {recipe['num_steps']} steps "
+        f"({recipe['calls']} network calls), seed {recipe['seed']}"
+    )
+
+
+def _steps(run: Path) -> str:
+    """Show how samples of the same noise improved: some grids of training, evenly spaced, the last included."""
+    grids = sorted((run / "samples").glob("step_*.png"))
+    if not grids:
+        return ""
+    chosen = sorted({round(k * (len(grids) - 1) / max(1, _NUM_STEPS_SHOWN - 1)) for k in range(_NUM_STEPS_SHOWN)})
+    shown = "".join(f"<h3>Step {int(grids[k].stem[5:])}</h3>{_picture(grids[k])}" for k in chosen)
+    return f"<h2>Samples while training</h2>{shown}"
+
+
+def _evaluation(evaluation: dict[str, Any]) -> str:
+    heads = "<tr><th>metric</th><th>value</th><th>interval (95 %)</th><th>n</th><th>definition</th></tr>"
+    lines = "".join(
+        f"<tr><td>{html.escape(m['name'])}</td><td>{m['value']:.4g} {html.escape(m['unit'])}</td>"
+        f"<td>{m['interval'][0]:.4g} to {m['interval'][1]:.4g}</td><td>{m['n']}</td>"
+        f"<td>{html.escape(m['definition'])}</td></tr>"
+        for m in evaluation["metrics"]
+    )
+    use = evaluation.get("condition_use")
+    verdict = f"<p>{html.escape(use['verdict'])}</p>" if use else ""
+    about = f"<p>{html.escape(evaluation['data'])}, {evaluation['split']} split, seed {evaluation['seed']}</p>"
+    return f"<h2>Evaluation</h2>{about}<table>{heads}{lines}</table>{verdict}"
 
 
 def _picture(path: Path) -> str:
@@ -30,35 +131,3 @@ def _rows(pairs: list[tuple[str, Any]]) -> str:
 def _text(value: Any) -> str:  # noqa: ANN401 - any plain value
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 120 else text[:117] + "..."
-
-
-def write_report(run: Path) -> Path:
-    """Write RUN/report.html from what the run folder holds."""
-    from condiff.train.checkpoint import write_atomically
-
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    parts = [f"<h1>{html.escape(str(config['recipe']))}</h1><p><code>{html.escape(config['command'])}</code></p>"]
-    samples = sorted((run / "samples").glob("step_*.png"))
-    if samples:
-        parts.append(f"<h2>Samples</h2><p>{samples[-1].stem.replace('_', ' ')}</p>{_picture(samples[-1])}")
-    if (run / "loss.png").is_file():
-        parts.append(f"<h2>Loss</h2>{_picture(run / 'loss.png')}")
-    if (run / "eval.json").is_file():
-        metrics = json.loads((run / "eval.json").read_text())["metrics"]
-        heads = "<tr><th>metric</th><th>value</th><th>interval</th><th>n</th><th>definition</th></tr>"
-        lines = "".join(
-            f"<tr><td>{html.escape(m['name'])}</td><td>{m['value']:.4g} {html.escape(m['unit'])}</td>"
-            f"<td>{m['interval'][0]:.4g} to {m['interval'][1]:.4g}</td><td>{m['n']}</td>"
-            f"<td>{html.escape(m['definition'])}</td></tr>"
-            for m in metrics
-        )
-        parts.append(f"<h2>Evaluation</h2><table>{heads}{lines}</table>")
-    last = (run / "metrics.jsonl").read_text().splitlines()[-1:]
-    if last:
-        parts.append(f"<h2>Last step</h2>{_rows(list(json.loads(last[0]).items()))}")
-    settings = {**config["settings"], "seed": config["seed"], "condiff": config["condiff"], "torch": config["torch"]}
-    parts.append(f"<h2>Settings</h2>{_rows(list(settings.items()))}")
-    parts.append(f"<h2>Recipe arguments</h2>{_rows(list(config['arguments'].items()))}")
-    page = f"<!doctype html><meta charset=utf-8><title>{html.escape(run.name)}</title><style>{_STYLE}</style>"
-    write_atomically(run / "report.html", (page + "\n".join(parts)).encode())
-    return run / "report.html"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from importlib import import_module
 from pathlib import Path
 
-from condiff.cli.catalogue import SYSTEMS
+from condiff.cli.catalogue import experiment_of, systems
 from condiff.cli.errors import UsageError, nearest
 from condiff.cli.output import emit, say, table
 from condiff.cli.parser import Parser, natural
@@ -14,7 +13,7 @@ from condiff.cli.parser import Parser, natural
 
 def run(words: list[str]) -> int:
     """Run an experiment."""
-    there = [entry.slug for entry in SYSTEMS if entry.experiment]
+    there = [entry.slug for entry in systems() if entry.experiment]
     parser = Parser(
         prog="condiff reproduce",
         description=f"Run a system's small experiment on real data.\n\nexperiments: {', '.join(there)}",
@@ -26,7 +25,7 @@ def run(words: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.read(words)
     if arguments.slug not in there:
-        known = [entry.slug for entry in SYSTEMS]
+        known = [entry.slug for entry in systems()]
         if arguments.slug in known:
             raise UsageError(
                 f"{arguments.slug} is a general recipe without an experiment; there are {', '.join(there)}"
@@ -40,7 +39,7 @@ def run(words: list[str]) -> int:
 
     from condiff.train.checkpoint import write_atomically
 
-    experiment = import_module(f"condiff.claims.{arguments.slug}").run
+    experiment = experiment_of(arguments.slug)
     started = time.perf_counter()
     result = experiment(quick=arguments.quick, seed=arguments.seed, out=out, talk=say)
     facts = result.to_json(time.perf_counter() - started)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -10,23 +12,27 @@ from typing import Any
 
 from condiff.cli.errors import UsageError, usage
 from condiff.cli.output import emit, say
-from condiff.cli.parser import Parser, natural, number, positive
+from condiff.cli.parser import Parser, natural, number, positive, step_count
 
 
 def _parser() -> Parser:
     parser = Parser(prog="condiff sample", description="Draw samples from a trained run or a single checkpoint file.")
     parser.add_argument("run", metavar="RUN", help="run folder, checkpoint folder or .safetensors file")
     parser.add_argument("-n", "--num-samples", type=positive, default=None, help="how many [16, or 4 of each class]")
-    parser.add_argument("--steps", "--num-steps", type=positive, dest="steps", help="solver steps [the system's]")
+    parser.add_argument("--steps", "--num-steps", type=step_count, dest="steps", help="solver steps [the system's]")
     parser.add_argument("--solver", help="solver by name [the system's]")
     parser.add_argument("--guidance-scale", type=number, help="1 is none [the system's]")
     parser.add_argument(
-        "--cond", action="append", default=[], metavar="NAME=VALUE", help="condition; a list 3,7 is used in turn"
+        "--cond",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="class, number, text or picture file; a list 3,7 is used in turn",
     )
     parser.add_argument("--seed", type=natural, default=0, help="sample i of a seed is always the same [0]")
     parser.add_argument("--first", type=natural, default=0, help="number of the first sample [0]")
     parser.add_argument("--batch-size", type=positive, default=64, help="samples at a time [64]")
-    parser.add_argument("--out", metavar="PATH", help=".png (a grid), .npz (all samples), or a folder (one PNG each)")
+    parser.add_argument("--out", metavar="PATH", help=".png (a grid), .npz, .csv, or a folder (one PNG each)")
     parser.add_argument("--device", default="cpu", help="where to compute [cpu]")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return parser
@@ -47,28 +53,6 @@ def read_conditions(texts: Sequence[str]) -> dict[str, Any] | None:
             raise UsageError(f"--cond {name} was given twice; use a list such as {name}=3,7")
         given[name] = value.split(",")
     return given or None
-
-
-def typed_conditions(system: Any, given: Mapping[str, Any] | None) -> dict[str, Any] | None:  # noqa: ANN401 - a System
-    """Turn texts into class names for classes and numbers for everything else.
-
-    Raises:
-        UsageError: If a number cannot be read.
-    """
-    from condiff.core.condition import ClassLabel
-
-    if given is None:
-        return None
-    typed: dict[str, Any] = {}
-    for name, texts in given.items():
-        if isinstance(system.schema.get(name), ClassLabel) or name not in system.schema:
-            typed[name] = texts
-            continue
-        try:
-            typed[name] = [float(text) for text in texts]
-        except ValueError:
-            raise UsageError(f"--cond {name} needs numbers, got {','.join(texts)!r}") from None
-    return typed
 
 
 def opened(path: str, device: str = "cpu") -> Any:  # noqa: ANN401 - a System
@@ -94,36 +78,50 @@ def run(words: list[str]) -> int:
     arguments = _parser().read(words)
     conditions = read_conditions(arguments.cond)
 
+    from condiff.cli.made import check_out, conditions_for, write
+    from condiff.cli.train_verb import memory
     from condiff.core.condition import ClassLabel
-    from condiff.tasks.generate import condition_of, solver_named
+    from condiff.tasks.generate import solver_named
     from condiff.tasks.pictures import drawable
 
     system = opened(arguments.run, arguments.device)
     classes = [kind.num_classes for kind in system.schema.values() if isinstance(kind, ClassLabel)]
     count = arguments.num_samples or (4 * classes[0] if len(classes) == 1 and classes[0] <= 20 else 16)
     out = Path(arguments.out) if arguments.out else _default_out(Path(arguments.run), drawable(system))
-    _check_out(out, drawable(system))
+    need = 4 * count * math.prod(system.shape) * 3  # the samples, joined, and their encoded form
+    if need > memory() > 0:
+        raise UsageError(
+            f"-n {count} needs {need / 2**30:,.0f} GiB, more than this machine has; draw parts with --first and -n"
+        )
     recipe = {
         "made_by": "condiff sample",
         "run": arguments.run,
         "num_samples": count,
-        "num_steps": arguments.steps or system.num_steps,
+        "num_steps": system.num_steps if arguments.steps is None else arguments.steps,
         "solver": arguments.solver,
         "guidance_scale": system.guidance_scale if arguments.guidance_scale is None else arguments.guidance_scale,
-        "cond": typed_conditions(system, conditions),
+        "cond": conditions,
         "seed": arguments.seed,
         "first": arguments.first,
         "batch_size": arguments.batch_size,
     }
     with usage():
+        check_out(out, drawable(system), flat=not drawable(system))
         if arguments.solver:
             solver_named(arguments.solver)
-        condition_of(system, recipe["cond"], range(1))
+        conditions_for(system, conditions, range(1))
         system.grid(recipe["num_steps"])
     started = time.perf_counter()
     samples, calls = generate(system, recipe, device=arguments.device, talk=True)
     seconds = time.perf_counter() - started
+    if int(os.environ.get("RANK", "0")) > 0:  # worker 0 writes and talks
+        return 0
     files = write(out, samples, complete(recipe, system, calls), system)
+    folder = Path(arguments.run)
+    if (folder / "config.yaml").is_file() and files[0].parent.resolve() == (folder / "samples").resolve():
+        from condiff.cli.report import write_report
+
+        write_report(folder)
     text = f"{count} samples in {seconds:.1f} s, {calls} network calls a batch"
     say(f"{text}: {files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else ""))
     if arguments.json:
@@ -132,31 +130,54 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def generate(system: Any, recipe: Mapping[str, Any], *, device: str = "cpu", talk: bool = False) -> tuple[Any, int]:  # noqa: ANN401
-    """Draw the samples a recipe asks for; returns them with the network calls of one batch."""
+def generate(system: Any, recipe: Mapping[str, Any], *, device: Any = "cpu", talk: bool = False) -> tuple[Any, int]:  # noqa: ANN401
+    """Draw the samples a recipe asks for, in the units of the data; returns them with the network calls of one batch.
+
+    Several workers, as `torchrun` starts them, draw a share each; all of them return the whole.
+
+    Raises:
+        UsageError: If the system cannot honour the guidance scale.
+        RuntimeError: If a sample is not finite.
+    """
     import torch
 
+    from condiff.cli.made import conditions_for, in_own_units
     from condiff.tasks.generate import batches
+    from condiff.train.workers import workers
 
-    names = ("num_samples", "num_steps", "solver", "cond", "seed", "first", "batch_size")
-    wanted = {name: recipe[name] for name in names}
-    if system.schema:
-        wanted["guidance_scale"] = recipe["guidance_scale"]
-    elif recipe["guidance_scale"] != 1.0:
+    if not system.schema and recipe["guidance_scale"] != 1.0:
         raise UsageError(
             f"this system takes no condition, so --guidance-scale {recipe['guidance_scale']:g} cannot be used"
         )
+    crew = workers(device)
+    count = recipe["num_samples"]
+    share = -(-count // crew.size)  # equal shares can be gathered; what the last ones draw too much is cut off
+    first = recipe["first"] + crew.rank * share
+    names = ("num_steps", "solver", "seed", "batch_size")
+    wanted = {**{name: recipe[name] for name in names}, "num_samples": share, "first": first}
+    wanted["cond"] = conditions_for(system, recipe["cond"], range(first, first + share))
+    if system.schema:
+        wanted["guidance_scale"] = recipe["guidance_scale"]
+    live = talk and crew.rank == 0 and sys.stderr.isatty() and "NO_COLOR" not in os.environ
     parts, calls, done = [], 0, 0
-    for part, used in batches(system, device=device, **wanted):
+    for part, used in batches(system, device=crew.device, **wanted):
         calls = used
         parts.append(part)
         done += len(part)
-        if talk and sys.stderr.isatty() and done < recipe["num_samples"]:
-            sys.stderr.write(f"\r{done}/{recipe['num_samples']} samples")
+        if live and done < share:
+            sys.stderr.write(f"\r{done * crew.size}/{count} samples")
             sys.stderr.flush()
-    if talk and sys.stderr.isatty() and len(parts) > 1:
+    if live and len(parts) > 1:
         sys.stderr.write("\r\x1b[K")
-    return torch.cat(parts), calls
+    samples = torch.cat(parts)
+    if crew.size > 1:
+        samples = crew.gather(samples.to(crew.device)).cpu()[:count]
+    if not bool(samples.isfinite().all()):
+        raise RuntimeError(
+            f"{int((~samples.isfinite()).flatten(1).any(1).sum())} of {len(samples)} samples are not finite; "
+            "use more --steps, another --solver or a smaller --guidance-scale"
+        )
+    return in_own_units(samples, system.data), calls
 
 
 def complete(recipe: Mapping[str, Any], system: Any, calls: int) -> dict[str, Any]:  # noqa: ANN401 - a System
@@ -183,41 +204,3 @@ def complete(recipe: Mapping[str, Any], system: Any, calls: int) -> dict[str, An
 def _default_out(run: Path, images: bool) -> Path:
     folder = run / "samples" if run.is_dir() else run.parent
     return folder / ("sample.png" if images else "sample.npz")
-
-
-def _check_out(out: Path, images: bool) -> None:
-    if out.suffix == ".png" and not images:
-        raise UsageError(f"{out}: these samples are not pictures; give --out FILE.npz")
-    if out.suffix not in (".png", ".npz", ""):
-        raise UsageError(f"--out ends in {out.suffix}; expected .png, .npz, or a folder for one PNG each")
-    if not out.suffix and not images:
-        raise UsageError(f"{out}: a folder is for pictures; give --out FILE.npz")
-    if out.suffix and out.is_dir():
-        raise UsageError(f"{out} is a folder; give a file name, or a folder without an ending")
-    if not out.suffix and out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file, but a folder is needed for one PNG each")
-    for parent in out.parents:
-        if parent.exists():
-            if not parent.is_dir():
-                raise UsageError(f"{parent} is a file, so {out} cannot be written; give another --out")
-            break
-
-
-def write(out: Path, samples: Any, recipe: Mapping[str, Any], system: Any) -> list[Path]:  # noqa: ANN401
-    """Write samples with their recipe; returns the files."""
-    from condiff.tasks.pictures import columns_for, mosaic, npz_bytes, picture, pixels, png_bytes
-    from condiff.train.checkpoint import write_atomically
-
-    if out.suffix == ".npz":
-        write_atomically(out, npz_bytes(samples, {**recipe, "form": "npz"}))
-        return [out]
-    if out.suffix == ".png":
-        columns = columns_for(system) if recipe["cond"] is None else None
-        write_atomically(out, png_bytes(mosaic(samples, columns), {**recipe, "form": "grid", "columns": columns}))
-        return [out]
-    files = []
-    for k, tile in enumerate(pixels(samples)):
-        file = out / f"{recipe['first'] + k:05d}.png"
-        write_atomically(file, png_bytes(picture(tile), {**recipe, "form": "single", "index": k}))
-        files.append(file)
-    return files

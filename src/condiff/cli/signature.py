@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import math
 import re
 from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, final
+from typing import Any, final, get_args
 
 from condiff.cli.errors import UsageError
 from condiff.cli.parser import Parser
@@ -45,12 +48,15 @@ class Option:
             if kind == "int":
                 return int(text)
             if kind == "float":
-                return float(text)
+                return _finite(text)
             if kind == "bool":
                 return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
             if kind.startswith("tuple["):
-                number = float if "float" in kind else int
-                return tuple(number(part) for part in text.replace("x", ",").split(",") if part)
+                number = _finite if "float" in kind else int
+                values = tuple(number(part) for part in text.replace("x", ",").split(","))
+                if "..." not in kind and len(values) != kind.count(",") + 1:
+                    raise ValueError
+                return values
         except (ValueError, KeyError):
             raise UsageError(f"{self.flag} needs {_words(kind)}, got {text!r}") from None
         if kind.startswith("Literal["):
@@ -60,8 +66,18 @@ class Option:
         return text
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
 def _words(kind: str) -> str:
-    return {"int": "a whole number", "float": "a number", "bool": "yes or no"}.get(kind, "numbers such as 16,32,64")
+    if kind.startswith("tuple["):
+        what = "numbers" if "float" in kind else "whole numbers"
+        return f"{what} such as 16,32,64" if "..." in kind else f"{kind.count(',') + 1} {what} with commas between"
+    return {"int": "a whole number", "float": "a finite number", "bool": "yes or no"}.get(kind, kind)
 
 
 def options_of(file: Path, name: str) -> tuple[str, list[Option]]:
@@ -71,7 +87,7 @@ def options_of(file: Path, name: str) -> tuple[str, list[Option]]:
         node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name
     )
     doc = ast.get_docstring(found) or ""
-    texts = dict(re.findall(r"^\s{4}(\w+): (.+(?:\n\s{8,}.+)*)", doc, re.MULTILINE))
+    texts = _texts(doc)
     if isinstance(found, ast.FunctionDef):
         pairs = [
             (argument.arg, argument.annotation, default)
@@ -88,36 +104,67 @@ def options_of(file: Path, name: str) -> tuple[str, list[Option]]:
             arg,
             ast.unparse(kind) if kind is not None else "str",
             ast.literal_eval(default) if default is not None else None,
-            re.sub(r"\s+", " ", texts.get(arg, "")),
+            texts.get(arg, ""),
         )
         for arg, kind, default in pairs
     ]
     return doc.partition("\n")[0], options
 
 
-def recipe_names() -> list[str]:
-    """List the recipes in the package, by file, without importing them."""
+def _texts(doc: str) -> dict[str, str]:
+    """Read what a docstring says of each argument."""
+    found = re.findall(r"^\s{4}(\w+): (.+(?:\n\s{8,}.+)*)", doc, re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text) for name, text in found}
+
+
+def _own_recipes() -> list[str]:
     names = []
     for file in sorted((PACKAGE / "recipes").glob("*.py")):
-        if re.search(rf"^def {file.stem}\(", file.read_text(), re.MULTILINE) and not file.stem.startswith("_"):
-            if "@recipe" in file.read_text():
-                names.append(file.stem)
+        text = file.read_text()
+        if re.search(rf"^def {file.stem}\(", text, re.MULTILINE) and "@recipe" in text:
+            names.append(file.stem)
     return names
 
 
+def recipe_names() -> list[str]:
+    """List recipes without importing them: the package's by file, plugins' by entry point (`condiff.recipes`)."""
+    return sorted({*_own_recipes(), *(point.name for point in entry_points(group="condiff.recipes"))})
+
+
 def recipe_options(name: str) -> tuple[str, list[Option]]:
-    """Read a recipe's summary and options from its source."""
-    return options_of(PACKAGE / "recipes" / f"{name}.py", name)
+    """Read a recipe's summary and options: from its source, or from the function itself if a plugin brings it."""
+    if name in _own_recipes():
+        return options_of(PACKAGE / "recipes" / f"{name}.py", name)
+    from condiff.recipes import find
+
+    made = find(name)
+    texts = _texts(inspect.getdoc(made.build) or "")
+    options = [
+        Option(p.name, _annotation(p.annotation), None if p.default is p.empty else p.default, texts.get(p.name, ""))
+        for p in made.signature.parameters.values()
+    ]
+    return made.summary, options
+
+
+def _annotation(kind: object) -> str:
+    if isinstance(kind, str):
+        return kind
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
 
 
 def training_options(recipe: str | None = None) -> list[Option]:
-    """Read the training settings from their source, with the defaults of a recipe's decorator."""
+    """Read the training settings from their source, with a recipe's own defaults."""
     options = options_of(PACKAGE / "train" / "settings.py", "Training")[1]
     if recipe is None:
         return options
-    tree = ast.parse((PACKAGE / "recipes" / f"{recipe}.py").read_text())
-    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "Training"]
-    own = {k.arg: ast.literal_eval(k.value) for call in calls[:1] for k in call.keywords if k.arg is not None}
+    if recipe in _own_recipes():
+        tree = ast.parse((PACKAGE / "recipes" / f"{recipe}.py").read_text())
+        calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "Training"]
+        own = {k.arg: ast.literal_eval(k.value) for call in calls[:1] for k in call.keywords if k.arg is not None}
+    else:
+        from condiff.recipes import find
+
+        own = {option.name: getattr(find(recipe).training, option.name) for option in options}
     return [replace(option, default=own.get(option.name, option.default)) for option in options]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from condiff.cli.catalogue import SYSTEMS
+from condiff.cli.catalogue import systems
 from condiff.cli.output import emit, table
 from condiff.cli.parser import Parser
 
@@ -25,11 +25,11 @@ def run(words: list[str]) -> int:
                         "claim": e.claim,
                         "experiment": e.experiment,
                     }
-                    for e in SYSTEMS
+                    for e in systems()
                 ]
             }
         )
         return 0
-    rows = [(e.slug, e.title, e.year, e.modality, e.recipe, "yes" if e.experiment else "no") for e in SYSTEMS]
+    rows = [(e.slug, e.title, e.year, e.modality, e.recipe, "yes" if e.experiment else "no") for e in systems()]
     print(table(rows, ("system", "title", "year", "modality", "recipe", "experiment")))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -62,15 +63,28 @@ def _target(word: str) -> tuple[str, str | None]:
     return GENERAL[kind], word
 
 
+def _first_word(words: list[str]) -> str | None:
+    """Return the word that is neither a flag nor a flag's value; every flag takes one, but for these three."""
+    takes_value = False
+    for word in words:
+        if takes_value:
+            takes_value = False
+        elif word.startswith("-") and word != "-":
+            takes_value = "=" not in word and word not in ("--resume", "--json", "--help", "-h")
+        else:
+            return word
+    return None
+
+
 def run(words: list[str]) -> int:
     """Train."""
-    target = next((word for word in words if not word.startswith("-")), None)
-    if target is None or "--help" in words or "-h" in words:
+    target = _first_word(words)
+    if not target or "--help" in words or "-h" in words:
         _parser(target if target in recipe_names() else None).read(words)
-    assert target is not None
+        raise UsageError(f"condiff train needs a recipe ({', '.join(recipe_names())}) or the path of your data")
     recipe_name, implied = _target(target)
     arguments = _parser(recipe_name).read(words)
-    own, training = recipe_options(recipe_name)[1], training_options()
+    own, training = [o for o in recipe_options(recipe_name)[1] if o.settable], training_options()
     user, settings_given = chosen(arguments, own), chosen(arguments, training)
     run_folder = Path(arguments.out or f"runs/{Path(target).stem if implied else recipe_name}")
     if run_folder.exists() and not run_folder.is_dir():
@@ -104,6 +118,7 @@ def run(words: list[str]) -> int:
         with torch.random.fork_rng(devices=[]):  # initial weights are named by the seed, whatever ran before
             torch.manual_seed(key(arguments.seed, "weights"))
             system = recipe(**{**measured, **user})
+        _check_fit(system, splits, settings)
     except (ValueError, TypeError) as error:
         raise UsageError(f"recipe {recipe_name}: {error}") from error
     size = sum(p.numel() for p in module_of(system).parameters())
@@ -133,6 +148,46 @@ def run(words: list[str]) -> int:
     if arguments.json:
         emit(_summary(run_folder, recipe_name, size))
     return 0
+
+
+def _check_fit(system: Any, splits: Any, settings: Any) -> None:  # noqa: ANN401 - nothing here imports torch on top
+    """Refuse options that contradict the data or cannot be honoured, before anything is written.
+
+    Raises:
+        ValueError: If they do; the message names the option.
+    """
+    import torch
+
+    from condiff.core.condition import ClassLabel
+    from condiff.objectives import Dropping
+
+    data, cond = splits.train.rows(torch.zeros(1, dtype=torch.int64))
+    found = tuple(system.codec.encode(data, cond).shape[1:])
+    if found != tuple(system.shape):
+        raise ValueError(f"{splits.train.name} has examples of shape {found}, but these options make {system.shape}")
+    for name, kind in system.schema.items():
+        values = splits.train.conditions.get(name)
+        if isinstance(kind, ClassLabel) and values is not None and int(values.max()) >= kind.num_classes:
+            raise ValueError(f"{name} has {int(values.max()) + 1} classes, but these options make {kind.num_classes}")
+    if isinstance(system.objective, Dropping):
+        for name, share in system.objective.probability.items():
+            if not 0.0 <= share <= 1.0:
+                raise ValueError(f"the share of rows whose {name} is dropped must lie in [0, 1], got {share:g}")
+    system.grid(system.num_steps)
+    rows = settings.batch_size // settings.accumulate
+    need = 8 * settings.batch_size + 4 * rows * int(torch.tensor(found).prod())
+    if need > memory() > 0:
+        raise ValueError(
+            f"a batch of {settings.batch_size:,} needs {need / 2**30:,.0f} GiB, more than this machine has; "
+            "give a smaller --batch-size"
+        )
+
+
+def memory() -> int:
+    """Return the machine's memory in bytes; 0 where it cannot be told."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return 0
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _settings(default: Any, given: dict[str, Any]) -> Any:  # noqa: ANN401 - Training, not imported before it is needed

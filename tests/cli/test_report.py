@@ -1,0 +1,60 @@
+"""The page of a run, evaluation that does not fit, and a single checkpoint under the doctor."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from condiff.cli.main import main
+
+
+def test_the_page_shows_samples_metrics_and_commands(run, capsys):
+    assert main(["sample", str(run), "-n", "10", "--steps", "2", "--cond", "label=3", "--seed", "4"]) == 0
+    assert main(["eval", str(run), "--quick", "-n", "30"]) == 0
+    page = (run / "report.html").read_text()
+    config = (run / "config.yaml").read_text()
+    assert "condiff train digits" in page
+    assert f"condiff sample {run} -n 10 --steps 2 --guidance-scale 2 --seed 4 --cond label=3" in page
+    assert f"condiff eval {run} -n 30" in page
+    assert "class_agreement_unguided" in page
+    assert "frechet_train" in page
+    assert 'alt="sample.png"' in page
+    assert 'alt="loss.png"' in page
+    assert "learning_rate" in config
+    # One file: every picture is inside, nothing is fetched.
+    sources = re.findall(r'src="([^"]{0,40})', page)
+    assert sources
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "http" not in re.sub(r"base64,[^\"]+", "", page)
+
+
+@pytest.mark.parametrize(
+    ("words", "needle"),
+    [(["-n", "3"], "-n 3"), (["--data", "mocap"], "(15, 3)"), (["--data", "nowhere"], "nowhere")],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_an_evaluation_that_does_not_fit(words, needle, run, capsys):
+    assert main(["eval", str(run), "--quick", *words]) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 1
+    assert needle in err[0]
+    assert not (run / "eval.json").exists()
+
+
+def test_doctor_of_a_single_checkpoint(run, capsys):
+    path = run / "model.safetensors"
+    assert main(["doctor", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"] == "digits"
+    path.write_bytes(path.read_bytes()[:1000])
+    assert main(["doctor", str(path), "--json"]) == 1
+    assert "model.safetensors" in json.loads(capsys.readouterr().out)["problems"][0]
+    assert main(["doctor", str(run / "none.safetensors")]) == 2
+
+
+def test_doctor_names_a_damaged_line_of_the_metrics(run, capsys):
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "lo')
+    assert main(["doctor", str(run), "--json"]) == 1
+    assert "after step 3" in json.loads(capsys.readouterr().out)["problems"][0]
