@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from condiff.data import corpus, read
-from condiff.data.digits import digits
+from condiff.data.digits import digits, digits8, shrink
 from condiff.data.poses import JOINTS, PARENTS, clips, mocap, positions
 from condiff.data.resource import NAMES, content
 from condiff.data.series import hours, traffic
@@ -44,6 +44,20 @@ def test_every_set_is_read_by_its_name_with_plain_meta(name: str) -> None:
         assert part.data.dtype in (torch.float32, torch.int16)
         assert part.data.isfinite().all()
         assert part.data.is_contiguous()
+
+
+def test_digits8_are_block_means_of_the_same_digits() -> None:
+    small, whole = digits8(), digits()
+    for mine, its in zip(
+        (small.train, small.validation, small.test), (whole.train, whole.validation, whole.test), strict=True
+    ):
+        assert mine.data.shape == (len(its), 1, 8, 8)
+        assert torch.equal(mine.conditions["label"], its.conditions["label"])
+    image = whole.test.data[3, 0]
+    # Block (2, 5) covers rows 8 to 11 and columns 20 to 23 of the bordered picture: 2 fewer in the picture itself.
+    torch.testing.assert_close(small.test.data[3, 0, 2, 5], image[6:10, 18:22].mean())
+    corner = (12 * -1.0 + float(image[:2, :2].sum())) / 16
+    assert float(shrink(whole.test.data[3:4])[0, 0, 0, 0]) == pytest.approx(corner)
 
 
 def test_digits() -> None:

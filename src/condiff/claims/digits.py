@@ -11,17 +11,14 @@ import torch
 from torch import Tensor
 
 from condiff.claims.claim import Result, Row, over_seeds, share
+from condiff.claims.lab import show, trained
 from condiff.core.condition import Condition
-from condiff.core.rng import key
 from condiff.core.system import System
 from condiff.data import Splits, read
 from condiff.evaluate.distances import frechet
 from condiff.evaluate.judge import judge
 from condiff.recipes import digits
 from condiff.tasks.generate import batches
-from condiff.tasks.pictures import mosaic, png_bytes
-from condiff.train.checkpoint import write_atomically
-from condiff.train.fit import Progress, fit
 
 CLAIM = "guidance at scale 2 makes at least 98 % of sampled digits read as the class asked for, more than without"
 SCALES = (1.0, 2.0)
@@ -78,7 +75,7 @@ def run(*, quick: bool, seed: int, out: Path | None, talk: Callable[[str], None]
                 grid, used = _draw(system, every, scale, number)
                 calls += used
                 facts = {"made_by": "condiff reproduce digits", "seed": number, "guidance_scale": scale}
-                write_atomically(out / f"guidance_{scale:g}.png", png_bytes(mosaic(grid, 10), facts))
+                show(out, f"guidance_{scale:g}.png", grid, facts)
     rows = [
         share("read as asked, guidance 2", scores[2.0], num),
         share("read as asked, no guidance (baseline)", scores[1.0], num),
@@ -114,14 +111,7 @@ def _trained(splits: Splits, budget: Budget, seed: int, talk: Callable[[str], No
         seconds=budget.seconds,
         batch_size=budget.batch_size or digits.training.batch_size,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key(seed, "weights"))
-        system = digits(**{**digits.measure(splits), **options})
-    progress = Progress.begin(system, settings)
-    for report in fit(system, splits, settings=settings, seed=seed, progress=progress):
-        if report.step % 200 == 0:
-            talk(f"seed {seed}: step {report.step}, loss {float(report.loss):.4f}")
-    return progress.averaged
+    return trained(digits, splits, seed=seed, talk=talk, settings=settings, **options)
 
 
 def _draw(system: System[Any, Any], cond: Condition, scale: float, seed: int) -> tuple[Tensor, int]:

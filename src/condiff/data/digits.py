@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from condiff.data import resource
 from condiff.data.batch import Dataset, Splits
@@ -44,3 +47,19 @@ def digits() -> Splits:
         )
 
     return Splits(part("train", 0, validation), part("validation", validation, test), part("test", test, len(images)))
+
+
+@lru_cache(maxsize=1)
+def digits8() -> Splits:
+    """Load the same digits at 8x8, for experiments in seconds: data (N, 1, 8, 8), everything else as in `digits`."""
+    whole = digits()
+
+    def small(part: Dataset) -> Dataset:
+        return replace(part, data=shrink(part.data), name="digits8", meta={**part.meta, "source": "digits8"})
+
+    return Splits(small(whole.train), small(whole.validation), small(whole.test))
+
+
+def shrink(images: Tensor) -> Tensor:
+    """Shrink digits (N, 1, 28, 28) to (N, 1, 8, 8): a black border of 2 pixels, then the mean of every 4x4 block."""
+    return functional.avg_pool2d(functional.pad(images, (2, 2, 2, 2), value=-1.0), 4)

@@ -7,7 +7,10 @@ from pathlib import Path
 
 from condiff.data import arrays, files, images, resource, tables
 
-BUNDLED = {"digits": "images", "mni152": "volumes", "mocap": "poses", "traffic": "series", "verses": "text"}
+BUNDLED = {
+    "digits": "images", "digits8": "images", "mni152": "volumes", "mocap": "poses", "traffic": "series",
+    "verses": "text",
+}  # fmt: skip
 
 
 def is_bundled(path: str | os.PathLike[str]) -> bool:

@@ -32,8 +32,8 @@ def read(
     """Read a folder of images or text, a CSV, NPZ or text file, or a bundled set by its name.
 
     Args:
-        path: Folder, file, or one of "digits", "mni152", "mocap", "traffic", "verses" (write `./digits` for your own
-            folder).
+        path: Folder, file, or one of "digits", "digits8", "mni152", "mocap", "traffic", "verses" (write `./digits` for
+            your own folder).
         resolution: Side in pixels that images are cut and resized to; None keeps images that are all of one size and
             brings mixed ones to one square.
         channels: 1 for grey, 3 for colour; None takes grey if every image is grey.
@@ -109,6 +109,10 @@ def _bundled(name: str, length: int | None, stride: int | None) -> Splits:
         from condiff.data.digits import digits
 
         return digits()
+    if name == "digits8":
+        from condiff.data.digits import digits8
+
+        return digits8()
     if name == "mni152":
         from condiff.data.volumes import mni152
 

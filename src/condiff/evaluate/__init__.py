@@ -7,7 +7,7 @@ from condiff.evaluate.condition_use import ConditionUse, LossRows, condition_use
 from condiff.evaluate.copying import Copying, copying
 from condiff.evaluate.distances import frechet, frechet_distance, kid, moments
 from condiff.evaluate.features import RandomFeatures
-from condiff.evaluate.judge import Judge, judge, judge_facts
+from condiff.evaluate.judge import Judge, Judge8, judge, judge8, judge_facts
 from condiff.evaluate.likelihood import bits_per_dim, dequantise
 from condiff.evaluate.metric import Metric, flat, mean_interval, wilson
 from condiff.evaluate.neighbours import coverage, density, nearest, precision, radii, recall
@@ -17,6 +17,7 @@ __all__ = [
     "ConditionUse",
     "Copying",
     "Judge",
+    "Judge8",
     "LossRows",
     "Metric",
     "RandomFeatures",
@@ -33,6 +34,7 @@ __all__ = [
     "frechet",
     "frechet_distance",
     "judge",
+    "judge8",
     "judge_facts",
     "kid",
     "mean_interval",

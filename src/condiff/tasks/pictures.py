@@ -63,7 +63,8 @@ def mosaic(images: Tensor, columns: int | None = None, gap: int = 2) -> Image.Im
 
 def drawable(system: System[Any, Any]) -> bool:
     """Does this system make images of 1 or 3 channels?"""
-    return len(system.shape) == 3 and system.shape[0] in (1, 3)
+    shape = system.codec.decode(torch.zeros(1, *system.shape)).shape[1:]
+    return len(shape) == 3 and shape[0] in (1, 3)
 
 
 def columns_for(system: System[Any, Any]) -> int | None:
