@@ -146,6 +146,7 @@ def guidance_stacks(proc: Gaussian) -> dict[str, object]:
 
 
 FLOW = Gaussian(Flow())
+TABLE = oracles.TokenTable(process.Absorbing(3), torch.tensor([[0, 1], [2, 2]]), torch.tensor([0.4, 0.6]))
 SCHEMA = {"label": ClassLabel(3), "size": Vector(2)}
 INSTANCES: dict[str, object] = {
     # process
@@ -160,12 +161,18 @@ INSTANCES: dict[str, object] = {
     "Preconditioned": denoiser(FLOW),
     "TwoHeads": process.TwoHeads(Linear(2, 4), process.Interpolant(process.Straight(0.7))),
     "Unmasked": process.Unmasked(nn.Embedding(4, 3), process.Absorbing(3)),
+    "LinearMasking": process.LinearMasking(1e-3),
+    "GeometricMasking": process.GeometricMasking(),
+    "TimeFree": process.TimeFree(nets.TokenDiT(3, nets.DiTSize(16, 1, head_width=8))),
     # solvers
     **{type(solver).__name__: solver for solver, _ in ORDERS.values()},
     **{type(solver).__name__: solver for solver in STOCHASTIC.values()},
     "Anderson": solvers.Anderson(),
     "Proportional": solvers.Proportional(),
     "Implicit": solvers.Implicit(),
+    "TokenEuler": solvers.TokenEuler(),
+    "Ordered": solvers.Ordered(),
+    "FirstHitting": solvers.FirstHitting(),
     # guidance
     **{type(value).__name__: value for value in guidance_stacks(FLOW).values()},
     "Classifier": guidance.Classifier(lambda x, t, cond: x.sum(1)),
@@ -173,16 +180,23 @@ INSTANCES: dict[str, object] = {
     "Everywhere": guidance.Everywhere(),
     "Interval": guidance.Interval(0.2, 0.8),
     "Sum": guidance.Sum(()),
+    "Memo": guidance.Memo(TABLE),
+    "Temperature": guidance.Temperature(TABLE, 0.7),
+    "TopK": guidance.TopK(TABLE, 2),
+    "TopP": guidance.TopP(TABLE, 0.9),
     # objectives
     "Denoising": objectives.Denoising(FLOW, process.Velocity()),
     "Dropping": objectives.Dropping(objectives.Denoising(FLOW, process.Velocity()), {"label": 0.5}),
     "MaskedTokens": objectives.MaskedTokens(process.Absorbing(3)),
+    "ScoreEntropy": objectives.ScoreEntropy(process.Absorbing(3)),
+    "TimeCrossEntropy": objectives.TimeCrossEntropy(process.Absorbing(3)),
+    "AnyOrder": objectives.AnyOrder(process.Absorbing(3)),
     "MinSNR": objectives.MinSNR(),
     # oracles
     "GaussianData": gaussian(FLOW),
     "MixtureData": mixture(FLOW),
     "DataSetIdeal": oracles.DataSetIdeal(FLOW, torch.randn(5, 2, generator=torch.Generator().manual_seed(0))),
-    "TokenTable": oracles.TokenTable(process.Absorbing(3), torch.tensor([[0, 1], [2, 2]]), torch.tensor([0.4, 0.6])),
+    "TokenTable": TABLE,
     # codecs
     "Identity": codecs.Identity(),
     "Standardize": codecs.Standardize((1.0, -2.0), (0.5, 3.0)),
@@ -190,5 +204,6 @@ INSTANCES: dict[str, object] = {
     # networks
     "MLP": nets.MLP(6, 16, 1, schema=SCHEMA),
     "UNet": nets.UNet(nets.Grid(1, 2), nets.UNetSize((8, 16), embed_width=16, head_width=8), schema=SCHEMA),
+    "TokenDiT": nets.TokenDiT(5, nets.DiTSize(16, 1, head_width=8), schema=SCHEMA),
     "DiT": nets.DiT(nets.Grid(1, 2), nets.DiTSize(16, 1, head_width=8), patch=2, schema=SCHEMA),
 }

@@ -234,36 +234,90 @@ def _lerp(a: Tensor, b: Tensor, weight: Tensor | float) -> Tensor:
 
 
 @final
-@dataclass(frozen=True)
 class Categorical:
     """Posterior over tokens, one distribution a position.
+
+    Logits may be made only where somebody asks: a large vocabulary makes the last layer and its softmax the dearest
+    part of a step, and a step needs them only at the few positions that it reveals.
 
     Args:
         logits: Unnormalised log-probabilities, shape (B, *S, V).
         aux: Extra network outputs.
     """
 
-    logits: Tensor
-    aux: Mapping[str, Tensor] = field(default_factory=dict)
+    def __init__(self, logits: Tensor, aux: Mapping[str, Tensor] | None = None) -> None:
+        self._logits: Tensor | None = logits
+        self._make: Callable[[Tensor | None], Tensor] = lambda where: logits if where is None else logits[where]
+        self.aux: Mapping[str, Tensor] = aux or {}
+
+    @classmethod
+    def deferred(cls, make: Callable[[Tensor | None], Tensor], aux: Mapping[str, Tensor] | None = None) -> Self:
+        """Build an estimate from a function of positions.
+
+        Args:
+            make: Called as make(where) with a bool (B, *S), returns the logits there, (K, V) in the order of
+                `where.nonzero()`; with None, all of them (B, *S, V).
+            aux: Extra network outputs.
+        """
+        est = cls.__new__(cls)
+        est._logits, est._make, est.aux = None, make, aux or {}
+        return est
+
+    @property
+    def logits(self) -> Tensor:
+        """Unnormalised log-probabilities of all positions, (B, *S, V)."""
+        if self._logits is None:
+            self._logits = self._make(None)
+        return self._logits
+
+    def at(self, where: Tensor) -> Tensor:
+        """Return the logits where a bool (B, *S) holds, (K, V) in the order of `where.nonzero()`."""
+        return self._make(where) if self._logits is None else self._logits[where]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Categorical:
+        """Return the estimate whose logits are change(logits), a function of each position's own (..., V)."""
+        return Categorical.deferred(lambda where: change(self.logits if where is None else self.at(where)), self.aux)
 
     def halves(self, x: Tensor) -> tuple[Categorical, Categorical]:
         """Split an estimate of two stacked copies of x (B, *S) into one for each copy."""
         size = x.shape[0]
-        first, second = (
-            Categorical(self.logits[at], {k: v[at] if v.ndim else v for k, v in self.aux.items()})
-            for at in (slice(0, size), slice(size, 2 * size))
-        )
-        return first, second
+
+        def piece(at: slice) -> Categorical:
+            def make(where: Tensor | None) -> Tensor:
+                if where is None:
+                    return self.logits[at]
+                other = torch.zeros_like(where)
+                return self.at(torch.cat([where, other] if at.start == 0 else [other, where]))
+
+            return Categorical.deferred(make, {k: v[at] if v.ndim else v for k, v in self.aux.items()})
+
+        return piece(slice(0, size)), piece(slice(size, 2 * size))
 
     def lerp(self, other: Categorical, weight: Tensor | float) -> Categorical:
         """Return the normalised product of experts self^(1 - weight) * other^weight; weight is a float or prefix."""
-        mine, its = torch.log_softmax(self.logits, -1), torch.log_softmax(other.logits, -1)
-        # A token that an expert of nonzero exponent forbids stays forbidden; 0 * -inf and inf - inf must not give nan.
-        share = expand(weight, mine) if isinstance(weight, Tensor) else torch.tensor(weight, device=mine.device)
-        forbidden = (torch.isneginf(mine) & (share != 1)) | (torch.isneginf(its) & (share != 0))
-        mine, its = mine.nan_to_num(neginf=-1e30), its.nan_to_num(neginf=-1e30)
-        mixed = _lerp(mine.masked_fill(forbidden, 0.0), its.masked_fill(forbidden, 0.0), weight)
-        return Categorical(torch.log_softmax(mixed.masked_fill(forbidden, -torch.inf), -1), other.aux)
+
+        def make(where: Tensor | None) -> Tensor:
+            if where is None:
+                mine, its = self.logits, other.logits
+                share = expand(weight, mine) if isinstance(weight, Tensor) else weight
+            else:
+                mine, its = self.at(where), other.at(where)
+                share = weight
+                if isinstance(weight, Tensor):
+                    share = expand(weight, where).expand(where.shape)[where].unsqueeze(-1)
+            return _product(mine, its, share)
+
+        return Categorical.deferred(make, other.aux)
+
+
+def _product(mine: Tensor, its: Tensor, weight: Tensor | float) -> Tensor:
+    mine, its = torch.log_softmax(mine, -1), torch.log_softmax(its, -1)
+    # A token that an expert of nonzero exponent forbids stays forbidden; 0 * -inf and inf - inf must not give nan.
+    share = torch.as_tensor(weight, device=mine.device)
+    forbidden = (torch.isneginf(mine) & (share != 1)) | (torch.isneginf(its) & (share != 0))
+    mine, its = mine.nan_to_num(neginf=-1e30), its.nan_to_num(neginf=-1e30)
+    mixed = torch.lerp(mine.masked_fill(forbidden, 0.0), its.masked_fill(forbidden, 0.0), share.to(mine.dtype))
+    return torch.log_softmax(mixed.masked_fill(forbidden, -torch.inf), -1)
 
 
 E = TypeVar("E", bound=Estimate)

@@ -68,8 +68,17 @@ def _gamma(concentration: float, size: Sequence[int], generator: torch.Generator
     return out.reshape(tuple(size))
 
 
-def _pick(logits: Tensor, u: Tensor) -> Tensor:
-    """Invert the cumulative distribution in float64: one uniform a row, and no Gumbel tail to truncate."""
+def pick(logits: Tensor, u: Tensor) -> Tensor:
+    """Draw indices from unnormalised log-probabilities by inverting their distribution in float64.
+
+    One uniform a draw, and no Gumbel race whose tail is cut off.
+
+    Args:
+        logits: (..., V).
+        u: Uniform numbers in [0, 1), (...).
+
+    Returns: Indices (...), int64.
+    """
     mass = torch.softmax(logits.to(torch.float64), dim=-1).cumsum(-1)
     # Scaling by the total keeps u < total although the sum rounds; right=True skips categories of no mass.
     index = torch.searchsorted(mass, (u.to(mass) * mass[..., -1]).unsqueeze(-1), right=True).squeeze(-1)
@@ -159,7 +168,7 @@ class RowRng:
 
     def categorical(self, logits: Tensor) -> Tensor:
         """Draw indices (B, ...) from unnormalised log-probabilities (B, ..., V), one uniform each, in float64."""
-        return _pick(logits, self._uniform(logits.shape[:-1]).to(logits.device))
+        return pick(logits, self._uniform(logits.shape[:-1]).to(logits.device))
 
     def _uniform(self, shape: Sequence[int]) -> Tensor:
         out = torch.empty(tuple(shape), dtype=torch.float64)
@@ -240,7 +249,7 @@ class SharedRng:
         """Draw indices (B, ...) from unnormalised log-probabilities (B, ..., V), one uniform each, in float64."""
         shape = logits.shape[:-1]
         draw = torch.rand(self._all(shape), generator=self._generator, dtype=torch.float64)
-        return _pick(logits, self._own(draw, shape).to(logits.device))
+        return pick(logits, self._own(draw, shape).to(logits.device))
 
     def _all(self, shape: Sequence[int]) -> tuple[int, ...]:
         return tuple(shape) if self.part is None else (self.part[1], *shape[1:])

@@ -2,6 +2,8 @@
 
 from condiff.guidance.cfg import CFG, Autoguidance, Composed, Everywhere, Interval, Rescaled, from_omega
 from condiff.guidance.energy import Classifier, CleanLoss, Energy, Guided, Sum
+from condiff.guidance.memo import Memo, expected_calls, expected_changes
+from condiff.guidance.tokens import Temperature, TopK, TopP
 
 __all__ = [
     "CFG",
@@ -13,7 +15,13 @@ __all__ = [
     "Everywhere",
     "Guided",
     "Interval",
+    "Memo",
     "Rescaled",
     "Sum",
+    "Temperature",
+    "TopK",
+    "TopP",
+    "expected_calls",
+    "expected_changes",
     "from_omega",
 ]

@@ -183,11 +183,15 @@ class DiT(nn.Module):
             ValueError: If the shape of x, t or a condition does not fit, or a condition's name is unknown.
         """
         grid = self.layout.split(x, self.layout.channels)
-        tokens, film, _ = self._run(grid, t, cond)
-        shift, scale = film[-2:]
-        patches = self.out(modulate(rms_norm(tokens), scale, shift)).flatten(1, 2)
+        patches = self.out(self.features(x, t, cond))
         out = self.layout.merge(_unpatchify(patches, self.patch, grid.shape[2:]))
         return out.to(x.dtype)
+
+    def features(self, x: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
+        """Return what the last layer reads, one vector a patch, (B, N, W); arguments and errors as for the network."""
+        tokens, film, _ = self._run(self.layout.split(x, self.layout.channels), t, cond)
+        shift, scale = film[-2:]
+        return modulate(rms_norm(tokens), scale, shift).flatten(1, 2)
 
     def remember(self, cond: Condition | None, x: Tensor, t: Tensor | None = None) -> Condition:
         """Add the keys and values of a clean block to a condition.

@@ -1,6 +1,15 @@
 """Objectives: losses that return one number a row."""
 
 from condiff.objectives.denoising import Denoising, Dropping, MinSNR, Weight
-from condiff.objectives.tokens import MaskedTokens
+from condiff.objectives.tokens import AnyOrder, MaskedTokens, ScoreEntropy, TimeCrossEntropy
 
-__all__ = ["Denoising", "Dropping", "MaskedTokens", "MinSNR", "Weight"]
+__all__ = [
+    "AnyOrder",
+    "Denoising",
+    "Dropping",
+    "MaskedTokens",
+    "MinSNR",
+    "ScoreEntropy",
+    "TimeCrossEntropy",
+    "Weight",
+]

@@ -1,6 +1,6 @@
 """Processes: how data are corrupted, and the schedules, noise laws, targets, grids and time laws they are made of."""
 
-from condiff.process.absorbing import Absorbing, Unmasked
+from condiff.process.absorbing import Absorbing, GeometricMasking, LinearMasking, Masking, TimeFree, Unmasked
 from condiff.process.clock import Clock, FlowClock, Frame, ProcessTime, Ratio
 from condiff.process.gaussian import Gaussian, Preconditioned
 from condiff.process.grid import FlowTime, Grid, Karras, LogSNR, Times, Trailing, Uniform
@@ -31,14 +31,17 @@ __all__ = [
     "FlowTime",
     "Frame",
     "Gaussian",
+    "GeometricMasking",
     "Grid",
     "Importance",
     "Interpolant",
     "Karras",
+    "LinearMasking",
     "LogLinear",
     "LogNormalSigma",
     "LogSNR",
     "LogitNormal",
+    "Masking",
     "Noise",
     "Normal",
     "Offset",
@@ -50,6 +53,7 @@ __all__ = [
     "Stratified",
     "Student",
     "Table",
+    "TimeFree",
     "TimeLaw",
     "Times",
     "Trailing",

@@ -6,6 +6,7 @@ from condiff.solvers.jump import Jump
 from condiff.solvers.multistep import Multistep, UniPC
 from condiff.solvers.rungekutta import Euler, Heun, Midpoint
 from condiff.solvers.sde import SDE, Anderson, Corrected, Diffusion, Langevin, Proportional
+from condiff.solvers.tokens import FirstHitting, Ordered, TokenEuler
 
 __all__ = [
     "SDE",
@@ -14,12 +15,15 @@ __all__ = [
     "Corrected",
     "Diffusion",
     "Euler",
+    "FirstHitting",
     "Heun",
     "Implicit",
     "Jump",
     "Langevin",
     "Midpoint",
     "Multistep",
+    "Ordered",
     "Proportional",
+    "TokenEuler",
     "UniPC",
 ]
