@@ -98,7 +98,7 @@ def test_conditions_by_name_and_in_turn(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "solver", ["ddim", "ddpm", "heun", "midpoint", "dpm2m", "dpm3m", "unipc", "adams2", "sde", "langevin"]
+    "solver", ["ddim", "ddpm", "heun", "midpoint", "dpm2m", "dpm3m", "unipc", "adams2", "evodiff", "sde", "langevin"]
 )
 def test_every_solver_by_name(run, tmp_path, solver):
     assert (

@@ -66,6 +66,9 @@ ORDERS = {
     "UniPC": (solvers.UniPC(), 3),  # order 2 predicted, 3 corrected
     "Adams2": (solvers.Adams(2), 2),
     "Adams3": (solvers.Adams(3), 3),
+    "EVODiff": (solvers.EVODiff(), 1),
+    "EVODiffPredicted": (solvers.EVODiff(solvers.Predicted(), solvers.PerSample(), process.ProcessTime(), 4), 1),
+    "EVODiffReleased": (solvers.EVODiff(solvers.Released(), num_steps=40), 1),
     "SDE0": (solvers.SDE(solvers.Proportional(0.0)), 1),
 }
 STOCHASTIC = {
@@ -173,6 +176,11 @@ INSTANCES: dict[str, object] = {
     "TokenEuler": solvers.TokenEuler(),
     "Ordered": solvers.Ordered(),
     "FirstHitting": solvers.FirstHitting(),
+    "Direct": solvers.Direct(),
+    "Predicted": solvers.Predicted(),
+    "Released": solvers.Released(),
+    "PerChannel": solvers.PerChannel(),
+    "PerSample": solvers.PerSample(),
     # guidance
     **{type(value).__name__: value for value in guidance_stacks(FLOW).values()},
     "Classifier": guidance.Classifier(lambda x, t, cond: x.sum(1)),

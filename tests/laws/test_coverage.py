@@ -11,7 +11,7 @@ PACKAGES = [process, solvers, guidance, objectives, oracles, codecs, nn]
 # Protocols, records and functions: nothing to instantiate.
 WITHOUT = {
     "Bridge", "Clock", "Frame", "Grid", "Masking", "TimeLaw", "draw_times",  # process
-    "Diffusion",  # solvers
+    "Diffusion", "Ending", "Pool",  # solvers
     "Energy", "expected_calls", "expected_changes", "from_omega",  # guidance
     "Weight",  # objectives
     # nn: functions, sizes, and the layers inside the networks that do have cases (they have tests of their own)

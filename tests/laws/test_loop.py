@@ -14,11 +14,12 @@ from condiff.core import RowRng, instant, trajectory
 from condiff.core.drivers import instants
 from condiff.guidance import CFG
 from condiff.process import VP, Flow, FlowClock, Gaussian, Preconditioned, V, Velocity
-from condiff.solvers import Adams, Euler, Heun, Jump, Midpoint, Multistep, UniPC
+from condiff.solvers import Adams, Euler, EVODiff, Heun, Jump, Midpoint, Multistep, UniPC
 
 SOLVERS = {
     "Jump": Jump(), "DDPM": Jump(1.0), "Euler": Euler(), "Heun": Heun(), "Midpoint": Midpoint(), "2M": Multistep(2),
     "1M": Multistep(1), "3M": Multistep(3), "UniPC": UniPC(), "Adams2": Adams(2), "Adams3": Adams(3, FlowClock(0.5)),
+    "EVODiff": EVODiff(),
 }  # fmt: skip
 
 
@@ -99,6 +100,7 @@ def test_the_counter_sees_a_read():
         ("3M", 7),
         ("Heun", 5.25),
         ("Midpoint", 4.75),
+        ("EVODiff", 72),
     ],
 )
 def test_few_operations_a_step(name, limit):

@@ -20,7 +20,7 @@ from torch import nn
 
 from condiff.core import trajectory
 from condiff.process import Gaussian, Preconditioned, V
-from condiff.solvers import Adams, Implicit, Multistep, UniPC
+from condiff.solvers import Adams, EVODiff, Implicit, Multistep, UniPC
 
 SOLVERS = {**{name: solver for name, (solver, _) in ORDERS.items()}, **STOCHASTIC, "Implicit": Implicit(3)}
 
@@ -100,7 +100,9 @@ def test_frames_with_their_own_times_equal_samples(solver, schedule):
     torch.testing.assert_close(whole.flatten(0, 1), flat, atol=1e-9, rtol=1e-9)
 
 
-HISTORY = {"2M": Multistep(2), "3M": Multistep(3), "UniPC": UniPC(), "AB2": Adams(2), "AB3": Adams(3)}
+HISTORY = {
+    "2M": Multistep(2), "3M": Multistep(3), "UniPC": UniPC(), "AB2": Adams(2), "AB3": Adams(3), "EVODiff": EVODiff(),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])

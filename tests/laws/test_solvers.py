@@ -127,8 +127,9 @@ def test_shared_times_equal_row_times(solver, schedule):
     torch.testing.assert_close(shared, rows, atol=1e-10, rtol=1e-10)
 
 
-@pytest.mark.parametrize("solver", [Jump(1.0), Multistep(2), Multistep(3), Adams(2), Adams(3), ORDERS["UniPC"][0]],
-                         ids=["DDPM", "2M", "3M", "AB2", "AB3", "UniPC"])  # fmt: skip
+@pytest.mark.parametrize("solver", [Jump(1.0), Multistep(2), Multistep(3), Adams(2), Adams(3), ORDERS["UniPC"][0],
+                                    ORDERS["EVODiff"][0]],
+                         ids=["DDPM", "2M", "3M", "AB2", "AB3", "UniPC", "EVODiff"])  # fmt: skip
 def test_rows_may_leave_and_join(solver):
     """A row admitted two steps late, in a batch with another, ends where it ends alone (stream batching)."""
     net = Preconditioned(Linear(), FLOW, V())

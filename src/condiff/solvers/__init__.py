@@ -1,6 +1,7 @@
 """Solvers: interval maps that carry a state from one time to another."""
 
 from condiff.solvers.adams import Adams
+from condiff.solvers.evodiff import Direct, Ending, EVODiff, PerChannel, PerSample, Pool, Predicted, Released
 from condiff.solvers.implicit import Implicit
 from condiff.solvers.jump import Jump
 from condiff.solvers.multistep import Multistep, UniPC
@@ -14,6 +15,9 @@ __all__ = [
     "Anderson",
     "Corrected",
     "Diffusion",
+    "Direct",
+    "EVODiff",
+    "Ending",
     "Euler",
     "FirstHitting",
     "Heun",
@@ -23,7 +27,12 @@ __all__ = [
     "Midpoint",
     "Multistep",
     "Ordered",
+    "PerChannel",
+    "PerSample",
+    "Pool",
+    "Predicted",
     "Proportional",
+    "Released",
     "TokenEuler",
     "UniPC",
 ]

@@ -15,7 +15,7 @@ from condiff.core.rng import RowRng
 from condiff.core.solver import Solver
 from condiff.core.system import System
 from condiff.guidance.cfg import CFG
-from condiff.solvers import SDE, Adams, Euler, Heun, Jump, Langevin, Midpoint, Multistep, Proportional, UniPC
+from condiff.solvers import SDE, Adams, Euler, EVODiff, Heun, Jump, Langevin, Midpoint, Multistep, Proportional, UniPC
 
 SOLVERS: Mapping[str, Callable[[], Solver[Any, Any]]] = {
     "adams2": lambda: Adams(2),
@@ -25,6 +25,7 @@ SOLVERS: Mapping[str, Callable[[], Solver[Any, Any]]] = {
     "dpm2m": lambda: Multistep(2),
     "dpm3m": lambda: Multistep(3),
     "euler": lambda: Euler(),
+    "evodiff": lambda: EVODiff(),
     "heun": lambda: Heun(),
     "langevin": lambda: Langevin(),
     "midpoint": lambda: Midpoint(),
