@@ -78,6 +78,7 @@ STOCHASTIC = {
     "SDEProportional": solvers.SDE(solvers.Proportional(0.5)),
     "Langevin": solvers.Langevin(2),
     "Corrected": solvers.Corrected(solvers.Multistep(2), 1),
+    "Perturbed": solvers.Perturbed(solvers.Heun(), 0.2),
 }
 
 

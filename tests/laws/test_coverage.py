@@ -15,7 +15,7 @@ WITHOUT = {
     "Energy", "expected_calls", "expected_changes", "from_omega",  # guidance
     "Weight",  # objectives
     # nn: functions, sizes, and the layers inside the networks that do have cases (they have tests of their own)
-    "attend", "block_causal", "conv", "group_norm", "initialise", "modulate", "rms_norm", "UNetSize", "DiTSize",
+    "attend", "block_causal", "conv", "group_norm", "initialise", "modulate", "rms_norm", "rounded", "UNetSize", "DiTSize",
     "Encoded", "Layout", "Frames", "Tokens", "Conditions", "Conv3d", "CrossAttention", "SelfAttention", "TimeEmbedding",
 }  # fmt: skip
 

@@ -92,6 +92,11 @@ class NoiseLaw(Protocol):
         """Is it closed under scaled sums? Stochastic steps and tilts require it."""
         ...
 
+    @property
+    def standard(self) -> bool:
+        """Is it N(0, I)? Only then is the score -noise / sigma, and only then do normal densities apply."""
+        ...
+
     def draw(self, shape: Sequence[int], rng: Rng) -> Tensor:
         """Draw noise of shape (B, *S)."""
         ...

@@ -12,6 +12,7 @@ from condiff.nn.init import initialise
 from condiff.nn.layout import Frames, Grid, Layout, Tokens
 from condiff.nn.mlp import MLP
 from condiff.nn.norm import group_norm, modulate, rms_norm
+from condiff.nn.rounding import rounded
 from condiff.nn.tokens import TokenDiT
 from condiff.nn.unet import UNet, UNetSize
 
@@ -39,4 +40,5 @@ __all__ = [
     "initialise",
     "modulate",
     "rms_norm",
+    "rounded",
 ]

@@ -19,18 +19,29 @@ from condiff.core.estimate import Moments
 from condiff.core.rng import Rng
 from condiff.core.shapes import expand
 from condiff.process.gaussian import Gaussian
-from condiff.process.noise import Normal
+from condiff.process.noise import Normal, Student
 
 
 def _tensors(process: Gaussian, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return alpha and sigma as tensors that broadcast against x flattened to (B, D)."""
-    if not isinstance(process.noise, Normal):
+    if not process.noise.standard:
         raise TypeError(f"this oracle is exact for Normal noise only, got {process.noise}")
+    return _levels(process, t, x)
+
+
+def _levels(process: Gaussian, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     alpha, sigma = (torch.as_tensor(c, dtype=x.dtype, device=x.device) for c in process.coefficients(t))
     if alpha.ndim > 1:
         raise ValueError(f"this oracle takes times of shape () or (B,), got {tuple(alpha.shape)}")
     flat = x.flatten(1)
     return expand(alpha, flat), expand(sigma, flat)
+
+
+def _radial(process: Gaussian) -> Normal | Student:
+    law = process.noise
+    if not isinstance(law, Normal | Student):
+        raise TypeError(f"DataSetIdeal needs noise whose density depends on its length alone, got {law}")
+    return law
 
 
 def _over(outside: Tensor, sigma: Tensor) -> Tensor:
@@ -211,13 +222,18 @@ class MixtureData:
 class DataSetIdeal:
     """The ideal denoiser of a finite data set: the posterior mean over its rows, which sampling would memorise.
 
+    data = sum_i softmax_i(log kernel of (x - alpha d_i) / sigma) d_i
+
+    With Student noise of D degrees of freedom, noise / sqrt(D) is the electric field of the rows as charges in N + D
+    dimensions, read off as E_x / E_r.
+
     Args:
-        process: The process that corrupts the data; its noise law must be Normal.
+        process: The process that corrupts the data; its noise law must be Normal or Student.
         data: All data, shape (N, *S).
         name: If given, `labels` restrict the rows of that class condition.
         labels: Class of each row, int64 (N,).
 
-    Source: Karras et al. 2022, appendix B.3.
+    Source: Karras et al. 2022, appendix B.3; Xu et al. 2023 (PFGM++), eq. 4, for Student noise.
     """
 
     process: Gaussian
@@ -226,16 +242,17 @@ class DataSetIdeal:
     labels: Tensor | None = None
 
     def __post_init__(self) -> None:
+        _radial(self.process)
         if (self.name is None) != (self.labels is None):
             raise ValueError("DataSetIdeal needs both name and labels, or neither")
 
     def __call__(self, x: Tensor, t: Tensor, cond: Condition | None) -> Moments:
         """Return the posterior means given x (B, *S) at t of shape () or (B,); sigma must be > 0."""
-        alpha, sigma = _tensors(self.process, t, x)
+        alpha, sigma = _levels(self.process, t, x)
         rows = self.data.flatten(1).to(x)
         flat = x.flatten(1)
-        # -|x - alpha d|^2 / (2 sigma^2) up to a term equal for all d
-        logits = (alpha * (flat @ rows.T) - 0.5 * alpha**2 * rows.square().sum(1)) / sigma**2
+        square = flat.square().sum(1, keepdim=True) - 2.0 * alpha * (flat @ rows.T) + alpha**2 * rows.square().sum(1)
+        logits = _radial(self.process).log_kernel(square.clamp_min(0.0) / sigma**2, flat.shape[1])
         if self.name is not None and self.labels is not None and cond is not None and self.name in cond.values:
             other = self.labels.to(x.device) != cond.values[self.name].reshape(-1, 1).to(x.device)
             logits = logits.masked_fill(other & cond.present[self.name].reshape(-1, 1).to(x.device), -torch.inf)

@@ -55,7 +55,7 @@ class Gaussian:
         Raises:
             TypeError: For Score with a noise law whose score is not -noise / sigma.
         """
-        if isinstance(target, Score) and not isinstance(self.noise, Normal):
+        if isinstance(target, Score) and not self.noise.standard:
             raise TypeError(
                 f"Score needs Normal noise: the score of {self.noise} is not -noise / sigma; use EDM, V or Noise"
             )
@@ -243,7 +243,7 @@ class Gaussian:
         Raises:
             TypeError: If the noise is not Normal.
         """
-        if not isinstance(self.noise, Normal):
+        if not self.noise.standard:
             raise TypeError(f"a likelihood needs Normal noise, got {self.noise}")
         sigma = self.schedule(1.0)[1]
         flat = x.flatten(1) / sigma

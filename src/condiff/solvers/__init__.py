@@ -5,6 +5,7 @@ from condiff.solvers.evodiff import Direct, Ending, EVODiff, PerChannel, PerSamp
 from condiff.solvers.implicit import Implicit
 from condiff.solvers.jump import Jump
 from condiff.solvers.multistep import Multistep, UniPC
+from condiff.solvers.perturbed import Perturbed
 from condiff.solvers.rungekutta import Euler, Heun, Midpoint
 from condiff.solvers.sde import SDE, Anderson, Corrected, Diffusion, Langevin, Proportional
 from condiff.solvers.tokens import FirstHitting, Ordered, TokenEuler
@@ -29,6 +30,7 @@ __all__ = [
     "Ordered",
     "PerChannel",
     "PerSample",
+    "Perturbed",
     "Pool",
     "Predicted",
     "Proportional",

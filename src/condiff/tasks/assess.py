@@ -22,7 +22,6 @@ from condiff.evaluate.metric import Metric
 from condiff.evaluate.report import evaluate_samples
 from condiff.objectives.denoising import Dropping
 from condiff.process.gaussian import Gaussian
-from condiff.process.noise import Normal
 from condiff.tasks.generate import sample
 
 Features = Callable[[Tensor], Tensor]
@@ -86,7 +85,7 @@ def data_bits(
     """
     meta = data.meta
     levels = meta.get("from_range") == [0.0, 255.0] and meta.get("range") == [-1.0, 1.0]
-    if not isinstance(system.process, Gaussian) or not isinstance(system.process.noise, Normal) or not levels:
+    if not isinstance(system.process, Gaussian) or not system.process.noise.standard or not levels:
         return None
     rows, cond = data.take(num).rows(torch.arange(min(num, len(data))))
     low, high = -1.0 - 1.0 / 255.0, 1.0 + 1.0 / 255.0
