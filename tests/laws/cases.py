@@ -125,6 +125,17 @@ def denoiser(proc: Gaussian, target: object = None) -> process.Preconditioned:
     return process.Preconditioned(Linear(), proc, target or process.V())
 
 
+def flow_map(proc: Gaussian, target: object = None, seed: int = 0) -> process.FlowMap:
+    """A flow map whose network really depends on x, t, the class and the span."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        schema = {"label": ClassLabel(3), **process.FlowMap.reads()}
+        net = nets.MLP(2, 16, 1, schema=schema, min_frequency=0.05, max_frequency=5.0).double()
+        for weight in net.parameters():
+            nn.init.normal_(weight, std=0.3)
+    return process.FlowMap(process.Preconditioned(net, proc, target or process.V(), sigma_data=0.7))
+
+
 def guidance_stacks(proc: Gaussian) -> dict[str, object]:
     """Denoisers with every kind of guidance around them, each over (B, 2) states with a class."""
     plain, weak = denoiser(proc), process.Preconditioned(Linear(seed=1), proc, process.V())
@@ -168,6 +179,12 @@ INSTANCES: dict[str, object] = {
     "LinearMasking": process.LinearMasking(1e-3),
     "GeometricMasking": process.GeometricMasking(),
     "TimeFree": process.TimeFree(nets.TokenDiT(3, nets.DiTSize(16, 1, head_width=8))),
+    "FlowMap": flow_map(FLOW),
+    "Mapped": process.Mapped(FLOW),
+    "Diagonal": process.Diagonal(flow_map(FLOW)),
+    "Jumps": flow_map(FLOW)(torch.zeros(1, 2, dtype=DTYPE), torch.tensor(0.5), None),
+    "LearnedVariance": process.LearnedVariance(FLOW),
+    "VarianceHead": process.VarianceHead(Linear(2, 4)),
     # solvers
     **{type(solver).__name__: solver for solver, _ in ORDERS.values()},
     **{type(solver).__name__: solver for solver in STOCHASTIC.values()},
@@ -201,8 +218,18 @@ INSTANCES: dict[str, object] = {
     "TimeCrossEntropy": objectives.TimeCrossEntropy(process.Absorbing(3)),
     "AnyOrder": objectives.AnyOrder(process.Absorbing(3)),
     "MinSNR": objectives.MinSNR(),
+    "MeanFlow": objectives.MeanFlow(process.Mapped(FLOW)),
+    "Consistency": objectives.Consistency(process.Mapped(FLOW)),
+    "CTM": objectives.CTM(process.Mapped(FLOW), reach=2),
+    "Curriculum": objectives.Curriculum(100),
+    "Lagrangian": objectives.Lagrangian(process.Mapped(FLOW), denoiser(FLOW)),
+    "Eulerian": objectives.Eulerian(process.Mapped(FLOW), denoiser(FLOW)),
+    "Semigroup": objectives.Semigroup(process.Mapped(FLOW)),
+    "Bound": objectives.Bound(FLOW, 10),
+    "Hybrid": objectives.Hybrid(objectives.Denoising(FLOW, process.Noise()), objectives.Bound(FLOW, 10)),
     # oracles
     "GaussianData": gaussian(FLOW),
+    "GaussianMap": oracles.GaussianMap(gaussian(FLOW)),
     "MixtureData": mixture(FLOW),
     "DataSetIdeal": oracles.DataSetIdeal(FLOW, torch.randn(5, 2, generator=torch.Generator().manual_seed(0))),
     "TokenTable": TABLE,

@@ -13,7 +13,7 @@ WITHOUT = {
     "Bridge", "Clock", "Frame", "Grid", "Masking", "TimeLaw", "draw_times",  # process
     "Diffusion", "Ending", "Pool",  # solvers
     "Energy", "expected_calls", "expected_changes", "from_omega",  # guidance
-    "Weight",  # objectives
+    "Weight", "step_divergence",  # objectives
     # nn: functions, sizes, and the layers inside the networks that do have cases (they have tests of their own)
     "attend", "block_causal", "conv", "group_norm", "initialise", "modulate", "rms_norm", "rounded", "UNetSize", "DiTSize",
     "Encoded", "Layout", "Frames", "Tokens", "Conditions", "Conv3d", "CrossAttention", "SelfAttention", "TimeEmbedding",

@@ -1,15 +1,29 @@
 """Objectives: losses that return one number a row."""
 
+from condiff.objectives.bound import Bound, Hybrid, step_divergence
+from condiff.objectives.consistency import CTM, Consistency, Curriculum
 from condiff.objectives.denoising import Denoising, Dropping, MinSNR, Weight
+from condiff.objectives.distillation import Eulerian, Lagrangian, Semigroup
+from condiff.objectives.meanflow import MeanFlow
 from condiff.objectives.tokens import AnyOrder, MaskedTokens, ScoreEntropy, TimeCrossEntropy
 
 __all__ = [
+    "CTM",
     "AnyOrder",
+    "Bound",
+    "Consistency",
+    "Curriculum",
     "Denoising",
     "Dropping",
+    "Eulerian",
+    "Hybrid",
+    "Lagrangian",
     "MaskedTokens",
+    "MeanFlow",
     "MinSNR",
     "ScoreEntropy",
+    "Semigroup",
     "TimeCrossEntropy",
     "Weight",
+    "step_divergence",
 ]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, final
+from typing import Generic, Protocol, final
 
 from torch import Tensor
 
 from condiff.core.condition import Condition
 from condiff.core.denoiser import Denoiser
-from condiff.core.estimate import Moments
+from condiff.core.estimate import E, Moments
 from condiff.core.objective import Loss, Objective
 from condiff.core.process import Draw, Target
 from condiff.core.rng import Rng
@@ -102,7 +102,7 @@ class Denoising:
 
 @final
 @dataclass(frozen=True)
-class Dropping:
+class Dropping(Generic[E]):
     """Another objective with conditions dropped at random, so that the null is trained (classifier-free guidance).
 
     With an injected draw nothing is dropped: a paired evaluation must see the condition it asked about.
@@ -112,12 +112,12 @@ class Dropping:
         probability: Chance of dropping by condition name.
     """
 
-    inner: Objective[Moments]
+    inner: Objective[E]
     probability: Mapping[str, float]
 
     def __call__(
         self,
-        denoiser: Denoiser[Moments],
+        denoiser: Denoiser[E],
         data: Tensor,
         cond: Condition | None,
         *,

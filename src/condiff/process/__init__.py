@@ -2,6 +2,7 @@
 
 from condiff.process.absorbing import Absorbing, GeometricMasking, LinearMasking, Masking, TimeFree, Unmasked
 from condiff.process.clock import Clock, FlowClock, Frame, ProcessTime, Ratio
+from condiff.process.flowmap import Diagonal, FlowMap, Jumps, Mapped
 from condiff.process.gaussian import Gaussian, Preconditioned
 from condiff.process.grid import FlowTime, Grid, Karras, LogSNR, Times, Trailing, Uniform
 from condiff.process.interpolant import Bridge, Interpolant, Straight, Trigonometric, TwoHeads
@@ -17,6 +18,7 @@ from condiff.process.timelaw import (
     UniformTime,
     draw_times,
 )
+from condiff.process.variance import LearnedVariance, VarianceHead
 
 __all__ = [
     "EDM",
@@ -26,8 +28,10 @@ __all__ = [
     "Clock",
     "Cosine",
     "Data",
+    "Diagonal",
     "Flow",
     "FlowClock",
+    "FlowMap",
     "FlowTime",
     "Frame",
     "Gaussian",
@@ -35,12 +39,15 @@ __all__ = [
     "Grid",
     "Importance",
     "Interpolant",
+    "Jumps",
     "Karras",
+    "LearnedVariance",
     "LinearMasking",
     "LogLinear",
     "LogNormalSigma",
     "LogSNR",
     "LogitNormal",
+    "Mapped",
     "Masking",
     "Noise",
     "Normal",
@@ -64,6 +71,7 @@ __all__ = [
     "UniformTime",
     "Unmasked",
     "V",
+    "VarianceHead",
     "Velocity",
     "draw_times",
 ]
