@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from condiff import codecs, guidance, objectives, oracles, process, solvers
 from condiff import nn as nets
-from condiff.core import ClassLabel, Condition, RowRng, Vector
+from condiff.core import ClassLabel, Condition, RowRng, Vector, expand
 from condiff.process import Flow, Gaussian
 
 torch.set_num_threads(1)
@@ -50,6 +50,19 @@ TIME_LAWS = {
     "Importance": process.Importance((1.0, 3.0, 2.0)),
 }
 CLOCKS = {"ProcessTime": process.ProcessTime(), "Ratio": process.Ratio(), "FlowClock": process.FlowClock(0.7)}
+
+
+class Shrinking:
+    """A closed form for laws that hold for any: x_s = x_t (s + 1) / (t + 1), on states of any shape and process."""
+
+    def flow(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return x * expand((s + 1.0) / (t + 1.0), x).to(x.dtype)
+
+    def marginal(self, shape: tuple[int, ...], t: Tensor, *, rng: RowRng) -> Tensor:
+        z = rng.normal(shape)
+        return z * expand(t.to(z.device) + 0.5, z).to(z.dtype)
+
+
 # name -> (solver, order on a smooth stretch of the flow)
 ORDERS = {
     "Jump": (solvers.Jump(), 1),
@@ -79,6 +92,10 @@ STOCHASTIC = {
     "Langevin": solvers.Langevin(2),
     "Corrected": solvers.Corrected(solvers.Multistep(2), 1),
     "Perturbed": solvers.Perturbed(solvers.Heun(), 0.2),
+    "Prior": solvers.Prior(Shrinking(), 0.55, solvers.Jump(1.0)),
+    # Not random themselves; here they get every law but the measured order, which needs a matching closed form.
+    "Teleport": solvers.Teleport(Shrinking(), 0.55, solvers.Adams(2)),
+    "TeleportDDPM": solvers.Teleport(Shrinking(), 0.55, solvers.Jump(1.0)),
 }
 
 
@@ -150,6 +167,7 @@ def guidance_stacks(proc: Gaussian) -> dict[str, object]:
         "Rescaled": guidance.Rescaled(plain, 2.5),
         "Autoguidance": guidance.Autoguidance(plain, weak, 1.7),
         "Composed": guidance.Composed(plain, {"label": 2.0}),
+        "ByTime": guidance.ByTime((plain, weak), (0.5,)),
         "Guided": guidance.Guided(plain, proc, guidance.Classifier(likes_right), 0.5),
         "CleanLoss": guidance.Guided(
             plain, proc, guidance.Sum(((0.3, guidance.CleanLoss(lambda data, cond: data.square().sum(1))),))
@@ -233,6 +251,8 @@ INSTANCES: dict[str, object] = {
     "MixtureData": mixture(FLOW),
     "DataSetIdeal": oracles.DataSetIdeal(FLOW, torch.randn(5, 2, generator=torch.Generator().manual_seed(0))),
     "TokenTable": TABLE,
+    "Fitted": oracles.Fitted(denoiser(FLOW), FLOW, (2,), 1),
+    "Spectrum": oracles.Spectrum.of(torch.zeros(2), torch.eye(2), 1),
     # codecs
     "Identity": codecs.Identity(),
     "Standardize": codecs.Standardize((1.0, -2.0), (0.5, 3.0)),

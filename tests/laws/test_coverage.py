@@ -14,6 +14,8 @@ WITHOUT = {
     "Diffusion", "Ending", "Pool",  # solvers
     "Energy", "expected_calls", "expected_changes", "from_omega",  # guidance
     "Weight", "step_divergence",  # objectives
+    "Known", "at_noise",  # solvers
+    "clusters",  # oracles
     # nn: functions, sizes, and the layers inside the networks that do have cases (they have tests of their own)
     "attend", "block_causal", "conv", "group_norm", "initialise", "modulate", "rms_norm", "rounded", "UNetSize", "DiTSize",
     "Encoded", "Layout", "Frames", "Tokens", "Conditions", "Conv3d", "CrossAttention", "SelfAttention", "TimeEmbedding",

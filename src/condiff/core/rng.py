@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, Self, final
 
 import torch
@@ -200,6 +200,51 @@ class _Rows:
         source.counters[at] += 1
         self.position = at + 1
         return at, generator
+
+
+@final
+class SomeRows:
+    """Another source read for some rows of a batch: the streams of the other rows stand still, their numbers are 0.
+
+    A step that draws for a part of the rows needs it, so that the others go on as they would alone. A source without
+    streams of its own a row (`SharedRng`) promises no such thing and is read for all.
+
+    Args:
+        source: The source of the whole batch.
+        rows: Which rows draw, bool (B,).
+    """
+
+    def __init__(self, source: Rng, rows: Tensor) -> None:
+        self.source, self.index = source, rows.nonzero().flatten().tolist()
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Draw standard normal numbers, shape (B, ...)."""
+        return self._drawn(lambda source, shape: source.normal(shape), shape)
+
+    def uniform(self, shape: Sequence[int]) -> Tensor:
+        """Draw uniform numbers in [0, 1), shape (B, ...)."""
+        return self._drawn(lambda source, shape: source.uniform(shape), shape)
+
+    def gamma(self, concentration: float, shape: Sequence[int]) -> Tensor:
+        """Draw Gamma(concentration, rate 1) numbers, shape (B, ...)."""
+        return self._drawn(lambda source, shape: source.gamma(concentration, shape), shape)
+
+    def categorical(self, logits: Tensor) -> Tensor:
+        """Draw indices (B, ...) from unnormalised log-probabilities (B, ..., V)."""
+        whole = not isinstance(self.source, RowRng)
+        chosen = logits if whole else logits[self.index]
+        return self._drawn(lambda source, shape: source.categorical(chosen), logits.shape[:-1])
+
+    def _drawn(self, draw: Callable[[Rng, Sequence[int]], Tensor], shape: Sequence[int]) -> Tensor:
+        if not isinstance(self.source, RowRng):
+            return draw(self.source, shape)
+        some = self.source.rows(self.index)
+        numbers = draw(some, (len(self.index), *shape[1:]))
+        for at, count in zip(self.index, some.counters, strict=True):
+            self.source.counters[at] = count
+        out = torch.zeros(tuple(shape), dtype=numbers.dtype, device=numbers.device)
+        out[self.index] = numbers
+        return out
 
 
 @final

@@ -2,12 +2,14 @@
 
 from condiff.guidance.cfg import CFG, Autoguidance, Composed, Everywhere, Interval, Rescaled, from_omega
 from condiff.guidance.energy import Classifier, CleanLoss, Energy, Guided, Sum
+from condiff.guidance.experts import ByTime
 from condiff.guidance.memo import Memo, expected_calls, expected_changes
 from condiff.guidance.tokens import Temperature, TopK, TopP
 
 __all__ = [
     "CFG",
     "Autoguidance",
+    "ByTime",
     "Classifier",
     "CleanLoss",
     "Composed",

@@ -18,6 +18,7 @@ from condiff.core.condition import Condition
 from condiff.core.estimate import Moments
 from condiff.core.rng import Rng
 from condiff.core.shapes import expand
+from condiff.oracles.spectrum import Batches, Spectrum
 from condiff.process.gaussian import Gaussian
 from condiff.process.noise import Normal, Student
 
@@ -44,31 +45,37 @@ def _radial(process: Gaussian) -> Normal | Student:
     return law
 
 
-def _over(outside: Tensor, sigma: Tensor) -> Tensor:
-    """Return outside / sigma, and 0 where sigma = 0: what lies outside the basis there is rounding, not noise."""
-    return torch.where(sigma > 0.0, outside / torch.where(sigma > 0.0, sigma, 1.0), 0.0)
+def _over(top: Tensor, bottom: Tensor) -> Tensor:
+    """Return top / bottom, and 0 where bottom = 0: what lies outside the basis there is rounding, not noise."""
+    return torch.where(bottom > 0.0, top / torch.where(bottom > 0.0, bottom, 1.0), 0.0)
 
 
 @final
 @dataclass(frozen=True)
 class GaussianData:
-    """Data N(mean, basis diag(variances) basis^T): posterior means, flow map and log-density in closed form.
+    """Data N(mean, S), S = basis diag(variances) basis^T + rest (I - basis basis^T): everything in closed form.
 
-    data = mean + sum_k alpha v_k / (alpha^2 v_k + sigma^2) b_k b_k^T (x - alpha mean)
+    data = mean + sum_k alpha v_k / (alpha^2 v_k + sigma^2) b_k b_k^T (x - alpha mean), and v = rest outside the basis
+
+    A direction k of the data is undecided while kappa = sigma / alpha is above sqrt(v_k) and decided below it: large
+    features first, details later (`emergence`).
 
     Args:
         process: The process that corrupts the data; its noise law must be Normal.
         mean: Shape (*S).
-        basis: Orthonormal columns (D, K) with D = prod(S); directions outside have variance 0.
+        basis: Orthonormal columns (D, K) with D = prod(S).
         variances: Shape (K,), >= 0.
+        rest: Variance of every direction outside the basis, >= 0; 0 for data on a subspace, the mean of what was cut
+            off for a covariance of low rank.
 
-    Source: Wang and Vastola 2023, eq. 5 to 8, for any (alpha, sigma).
+    Source: Wang and Vastola 2023, eq. 5 to 8, for any (alpha, sigma). Their released sampler has rest = 0.
     """
 
     process: Gaussian
     mean: Tensor
     basis: Tensor
     variances: Tensor
+    rest: float = 0.0
 
     def __post_init__(self) -> None:
         dims = self.mean.numel()
@@ -77,22 +84,39 @@ class GaussianData:
                 f"GaussianData needs basis ({dims}, K) and variances (K,), got {tuple(self.basis.shape)} and "
                 f"{tuple(self.variances.shape)}"
             )
-        if bool((self.variances < 0).any()):
+        if bool((self.variances < 0).any()) or self.rest < 0.0:
             raise ValueError("GaussianData needs variances >= 0; clamp those of an estimated covariance")
 
     @classmethod
-    def of(cls, process: Gaussian, mean: Tensor, covariance: Tensor) -> Self:
-        """Build from a mean (*S) and a covariance (D, D)."""
-        variances, basis = torch.linalg.eigh(covariance.to(torch.float64))
-        return cls(process, mean, basis.to(mean), variances.clamp_min(0.0).to(mean))
+    def of(cls, process: Gaussian, mean: Tensor, covariance: Tensor, rank: int | None = None) -> Self:
+        """Build from a mean (*S) and a covariance (D, D); of its directions the `rank` largest are kept apart."""
+        spectrum = Spectrum.of(mean, covariance, rank)
+        return cls._from(process, spectrum, mean)
 
     @classmethod
-    def fit(cls, process: Gaussian, data: Tensor) -> Self:
-        """Fit mean and covariance to data (N, *S), in float64."""
-        flat = data.flatten(1).to(torch.float64)
-        centred = flat - flat.mean(0)
-        fitted = cls.of(process, flat.mean(0).reshape(data.shape[1:]), centred.T @ centred / len(flat))
-        return cls(process, fitted.mean.to(data), fitted.basis.to(data), fitted.variances.to(data))
+    def fit(cls, process: Gaussian, data: Tensor | Batches, rank: int | None = None) -> Self:
+        """Fit mean and covariance, in float64, batch by batch.
+
+        Args:
+            process: The process; data must be in its space, after any codec.
+            data: All rows (N, *S), or a function that starts a fresh pass over batches (B, *S) of them.
+            rank: Directions to keep apart; all if None. Above 2048 features the covariance is never made: the largest
+                directions come from randomised iterations over the batches.
+
+        Raises:
+            ValueError: If there are fewer than 2 rows, or all directions of a large space are asked for.
+        """
+        spectrum = Spectrum.fit(data, rank)
+        like = data if isinstance(data, Tensor) else next(iter(data()))
+        return cls._from(process, spectrum, like)
+
+    @classmethod
+    def _from(cls, process: Gaussian, spectrum: Spectrum, like: Tensor) -> Self:
+        return cls(process, spectrum.mean.to(like), spectrum.basis.to(like), spectrum.variances.to(like), spectrum.rest)
+
+    @property
+    def _partial(self) -> bool:
+        return self.basis.shape[1] < self.basis.shape[0]
 
     def __call__(self, x: Tensor, t: Tensor, cond: Condition | None) -> Moments:
         """Return the posterior means given x (B, *S) at t of shape () or (B,)."""
@@ -106,30 +130,58 @@ class GaussianData:
         safe = total.clamp_min(torch.finfo(x.dtype).tiny)
         data = self.mean.flatten().to(x) + (inside * (alpha * variances / safe)) @ basis.T
         noise = (inside * (sigma / safe)) @ basis.T
-        if basis.shape[1] < basis.shape[0]:
-            noise = noise + _over(centred - inside @ basis.T, sigma)
+        if self._partial:
+            outside = centred - inside @ basis.T
+            spread = alpha * alpha * self.rest + sigma * sigma
+            noise = noise + sigma * _over(outside, spread) if self.rest else noise + _over(outside, sigma)
+            data = data + alpha * self.rest * _over(outside, spread) if self.rest else data
         return Moments({"data": data.reshape(x.shape), "noise": noise.reshape(x.shape)})
+
+    def gain(self, t: Tensor, s: Tensor) -> Tensor:
+        """Return by how much the flow from t to s stretches each direction of the basis, (K,) or (B, K), float64.
+
+        sqrt((sigma_s^2 + alpha_s^2 v_k) / (sigma_t^2 + alpha_t^2 v_k)); towards the data a kick at t ends multiplied
+        by it: above 1 for directions of large variance, 0 off the data's subspace.
+        """
+        return self._gain(self.variances.to(torch.float64), t, s)
+
+    def _gain(self, variances: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        ends = []
+        for time in (t, s):
+            coefficients = (torch.as_tensor(c, dtype=torch.float64) for c in self.process.coefficients(time))
+            alpha, sigma = (c.to(variances.device).unsqueeze(-1) if c.ndim else c for c in coefficients)
+            ends.append(sigma**2 + alpha**2 * variances)
+        before, after = ends
+        # 0 / 0 is a direction without variance at sigma = 0: there is nothing in it to stretch.
+        return _over(after, before).sqrt()
+
+    def emergence(self) -> Tensor:
+        """Return the kappa = sigma / alpha at which each direction is half decided, sqrt(v_k), shape (K,).
+
+        Along an exact trajectory the squared projection of the data estimate on b_k is there at half of its final
+        value.
+        """
+        return self.variances.sqrt()
 
     def flow(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Return the probability flow's state at s from x (B, *S) at t, up or down, exactly.
 
-        x_s = alpha_s mean + sum_k sqrt(V_k(s) / V_k(t)) b_k b_k^T (x - alpha_t mean), V_k = sigma^2 + alpha^2 v_k,
-        plus (sigma_s / sigma_t) times what lies outside the basis.
+        x_s = alpha_s mean + sum_k gain_k(t, s) b_k b_k^T (x - alpha_t mean), plus the same outside the basis with the
+        variance `rest`, where it is sigma_s / sigma_t for rest = 0.
         """
-        alpha_t, sigma_t = _tensors(self.process, t, x)
-        alpha_s, sigma_s = _tensors(self.process, s, x)
-        mean, basis, variances = self.mean.flatten().to(x), self.basis.to(x), self.variances.to(x)
+        alpha_t, _ = _tensors(self.process, t, x)
+        alpha_s, _ = _tensors(self.process, s, x)
+        mean, basis = self.mean.flatten().to(x), self.basis.to(x)
         centred = x.flatten(1) - alpha_t * mean
         inside = centred @ basis
-        before = (sigma_t**2 + alpha_t**2 * variances).clamp_min(torch.finfo(x.dtype).tiny)
-        moved = (inside * ((sigma_s**2 + alpha_s**2 * variances) / before).sqrt()) @ basis.T
-        out = alpha_s * mean + moved
-        if basis.shape[1] < basis.shape[0]:
-            out = out + sigma_s * _over(centred - inside @ basis.T, sigma_t)
+        out = alpha_s * mean + (inside * self.gain(t, s).to(x)) @ basis.T
+        if self._partial:
+            rest = torch.full((1,), self.rest, dtype=torch.float64, device=x.device)
+            out = out + self._gain(rest, t, s).to(x) * (centred - inside @ basis.T)
         return out.reshape(x.shape)
 
     def log_density(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return log p(x_t) in nats, shape (B,). The basis must span the space where sigma = 0."""
+        """Return log p(x_t) in nats, shape (B,). Where sigma = 0 the variances outside the basis must not be 0."""
         alpha, sigma = _tensors(self.process, t, x)
         centred = x.flatten(1) - alpha * self.mean.flatten().to(x)
         basis = self.basis.to(x)
@@ -138,14 +190,24 @@ class GaussianData:
         rest = centred.shape[1] - basis.shape[1]
         out = -0.5 * ((inside**2 / total).sum(1) + torch.log(2.0 * math.pi * total).expand_as(inside).sum(1))
         if rest:
-            outside = (centred - inside @ basis.T).square().sum(1, keepdim=True) / sigma**2
-            out = out - 0.5 * (outside + rest * torch.log(2.0 * math.pi * sigma**2)).expand(len(out), 1).squeeze(1)
+            spread = alpha**2 * self.rest + sigma**2
+            outside = (centred - inside @ basis.T).square().sum(1, keepdim=True) / spread
+            out = out - 0.5 * (outside + rest * torch.log(2.0 * math.pi * spread)).expand(len(out), 1).squeeze(1)
         return out
 
     def sample(self, num: int, *, rng: Rng) -> Tensor:
         """Draw data, shape (num, *S)."""
         z = rng.normal((num, self.variances.numel())).to(self.mean)
-        return (self.mean.flatten() + (z * self.variances.sqrt()) @ self.basis.T).reshape(num, *self.mean.shape)
+        made = self.mean.flatten() + (z * self.variances.sqrt()) @ self.basis.T
+        if self._partial and self.rest:
+            fresh = rng.normal((num, self.basis.shape[0])).to(self.mean)
+            made = made + self.rest**0.5 * (fresh - (fresh @ self.basis) @ self.basis.T)
+        return made.reshape(num, *self.mean.shape)
+
+    def marginal(self, shape: Sequence[int], t: Tensor, *, rng: Rng) -> Tensor:
+        """Draw states (B, *S) at t from N(alpha mean, alpha^2 S + sigma^2 I): a better start than plain noise."""
+        data = self.sample(shape[0], rng=rng).reshape(tuple(shape))
+        return self.process.draw(data, t, rng=rng).x
 
 
 @final
@@ -183,6 +245,25 @@ class MixtureData:
             for mean, s in zip(means, stds, strict=True)
         )
         return cls(process, weights, parts, name)
+
+    @classmethod
+    def fit(
+        cls, process: Gaussian, data: Tensor, labels: Tensor, *, rank: int | None = None, name: str | None = None
+    ) -> Self:
+        """Fit one Gaussian to each group of rows: to each class, or to each cluster of `clusters`.
+
+        Args:
+            process: The process; data must be in its space.
+            data: All rows (N, *S).
+            labels: Group of each row, int64 (N,), 0 to K - 1, each with at least 2 rows.
+            rank: Directions kept apart in each; all if None.
+            name: If given, a class condition of this name selects the group for the rows that have it.
+        """
+        counts = torch.bincount(labels)
+        if bool((counts < 2).any()):
+            raise ValueError(f"every group needs at least 2 rows for a covariance, got {counts.tolist()}")
+        parts = tuple(GaussianData.fit(process, data[labels == k], rank) for k in range(len(counts)))
+        return cls(process, (counts / counts.sum()).to(data), parts, name)
 
     def responsibilities(self, x: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
         """Return the posterior component probabilities (B, K)."""

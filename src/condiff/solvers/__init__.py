@@ -8,6 +8,7 @@ from condiff.solvers.multistep import Multistep, UniPC
 from condiff.solvers.perturbed import Perturbed
 from condiff.solvers.rungekutta import Euler, Heun, Midpoint
 from condiff.solvers.sde import SDE, Anderson, Corrected, Diffusion, Langevin, Proportional
+from condiff.solvers.teleport import Known, Prior, Teleport, at_noise
 from condiff.solvers.tokens import FirstHitting, Ordered, TokenEuler
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Heun",
     "Implicit",
     "Jump",
+    "Known",
     "Langevin",
     "Midpoint",
     "Multistep",
@@ -33,8 +35,11 @@ __all__ = [
     "Perturbed",
     "Pool",
     "Predicted",
+    "Prior",
     "Proportional",
     "Released",
+    "Teleport",
     "TokenEuler",
     "UniPC",
+    "at_noise",
 ]

@@ -11,9 +11,9 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,15 @@ from condiff.core.system import System
 from condiff.data.batch import Dataset, Splits, batch_index
 from condiff.train.settings import Training
 from condiff.train.workers import Alone, Workers, local, whole
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A module inside a denoiser that reads statistics off the data before the first training step (buffers)."""
+
+    def measure(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+        """Take them; `batches` starts a fresh pass over the encoded training rows, in batches (B, *S)."""
+        ...
 
 
 def module_of(system: System[Any, Any]) -> nn.Module:
@@ -199,7 +208,23 @@ def fit(
         raise ValueError(f"{rows.name}: there are no examples to train on")
     _check_shape(system, rows)
     progress = progress or Progress.begin(system, settings, crew.device)
+    if progress.step == 0:
+        _measure(system, rows, progress, crew.device)
     return _steps(system, rows, settings, seed, progress, crew)
+
+
+def _measure(system: System[Any, Any], rows: Dataset, progress: Progress, device: torch.device) -> None:
+    """Let the modules that want it measure the training rows; every worker finds the same."""
+
+    def batches() -> Iterator[Tensor]:
+        for index in torch.split(torch.arange(len(rows)), 1024):
+            data, cond = rows.rows(index)
+            yield system.codec.encode(data.to(device), cond.to(device))
+
+    for root in (module_of(progress.system), progress.average):
+        for module in root.modules():
+            if isinstance(module, Measuring):
+                module.measure(batches)
 
 
 def _steps(
