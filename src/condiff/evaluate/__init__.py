@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from condiff.evaluate.agreement import agreement
+from condiff.evaluate.anatomy import Explained, commitment, explained_variance, span_energy, trajectory_spectrum
 from condiff.evaluate.condition_use import ConditionUse, LossRows, condition_use, exchange
 from condiff.evaluate.copying import Copying, copying
 from condiff.evaluate.distances import frechet, frechet_distance, kid, moments
@@ -16,6 +17,7 @@ from condiff.evaluate.report import evaluate_samples
 __all__ = [
     "ConditionUse",
     "Copying",
+    "Explained",
     "Judge",
     "Judge8",
     "LossRows",
@@ -23,6 +25,7 @@ __all__ = [
     "RandomFeatures",
     "agreement",
     "bits_per_dim",
+    "commitment",
     "condition_use",
     "copying",
     "coverage",
@@ -30,6 +33,7 @@ __all__ = [
     "dequantise",
     "evaluate_samples",
     "exchange",
+    "explained_variance",
     "flat",
     "frechet",
     "frechet_distance",
@@ -43,5 +47,7 @@ __all__ = [
     "precision",
     "radii",
     "recall",
+    "span_energy",
+    "trajectory_spectrum",
     "wilson",
 ]
