@@ -80,7 +80,7 @@ def test_order_is_that_of_the_formula_not_of_luck():
 
         def step(self, process, denoise, state, t, s, rng):
             new = self.inner.step(process, denoise, state, t, s, rng)
-            return State(new.x, {**new.memory, "slope2": new.memory["slope1"]})
+            return State(new.x, {**new.memory, "past2": new.memory["past1"]})
 
     errors = []
     for steps in (48, 96):

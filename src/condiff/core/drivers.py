@@ -14,7 +14,7 @@ from condiff.core.estimate import E
 from condiff.core.process import Process
 from condiff.core.rng import Rng
 from condiff.core.shapes import shared
-from condiff.core.solver import Solver, State
+from condiff.core.solver import Plan, Solver, State
 
 
 def instants(grid: Tensor, device: torch.device | str | None = None) -> list[Tensor]:
@@ -64,14 +64,34 @@ def trajectory(
         times = instants(grid, x.device)
         process = process.given(cond)
         state = solver.init(x, times[0])
+        # Where all rows share their times, a solver may compute the numbers of its steps beforehand.
+        planned = getattr(solver, "plan", None) if grid.ndim == 1 else None
+        plan: Plan[E] | None = planned(process, grid.tolist()) if planned else None
 
     def denoise(x: Tensor, t: Tensor) -> E:
         return denoiser(x, t, cond)
 
+    states = plan.run(denoise, state, times, rng) if plan else _steps(process, denoise, solver, state, times, rng)
     yield state
+    for _ in times[1:]:
+        if torch.is_grad_enabled():
+            with off:
+                state = next(states)
+        else:
+            state = next(states)
+        yield state
+
+
+def _steps(
+    process: Process[E],
+    denoise: Callable[[Tensor, Tensor], E],
+    solver: Solver[Process[E], E],
+    state: State,
+    times: Sequence[Tensor],
+    rng: Rng,
+) -> Iterator[State]:
     for t, s in pairwise(times):
-        with off:
-            state = solver.step(process, denoise, state, t, s, rng)
+        state = solver.step(process, denoise, state, t, s, rng)
         yield state
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, Self, TypeVar, final
+from typing import Any, Protocol, Self, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -37,90 +37,54 @@ class Estimate(Protocol):
         ...
 
 
+class Reader(Protocol):
+    """What reads means off a state and an estimate of a target: a process with two hidden variables."""
+
+    def weights(self, target: Any, t: Tensor, row: Row) -> tuple[Scalar, Scalar]:  # noqa: ANN401
+        """Return (a, b) with sum_k row[k] z_k = a x + b out, nan where a target does not determine it."""
+        ...
+
+    def read(self, target: Any, t: Tensor, row: Row) -> tuple[Scalar, Scalar]:  # noqa: ANN401
+        """Return `weights`, or raise a ValueError that names target and time where they are not determined."""
+        ...
+
+
 class Affine(Mapping[str, Tensor]):
     """Posterior means read off a state and one network output: `z_k = a_k x + b_k out`, each made when asked for.
 
-    A solver that needs only a combination of them gets it in one fused step from `combine`, without making any mean.
+    A solver that needs only a combination of them gets it in one fused step, without making any mean.
 
     Args:
         x: State, shape (B, *S).
-        out: Network output, shape (B, *S): the value of the row `native`.
-        native: Row (data, noise) that `out` estimates.
-        label: What the row is the value of (a target); a reader that asks for the same gets `out` itself.
-        solve: Returns {name: (a_k, b_k)}; called once, when a mean is first needed. It raises where the state and the
-            output do not determine the means.
+        t: Time of the state, any prefix shape of x.
+        out: Network output, shape (B, *S).
+        reader: The process; it knows (a_k, b_k), and raises where state and output do not determine the means.
+        target: What `out` estimates; a reader that asks for the same gets `out` itself.
     """
 
-    def __init__(
-        self,
-        x: Tensor,
-        out: Tensor,
-        native: Row,
-        label: object,
-        solve: Callable[[], Mapping[str, tuple[Scalar, Scalar]]],
-    ) -> None:
-        self.x, self.out, self.native, self.label = x, out, native, label
-        self._solve = solve
-        self._solution: Mapping[str, tuple[Scalar, Scalar]] | None = None
-        self._made: dict[str, Tensor] = {}
+    __slots__ = ("_made", "out", "reader", "t", "target", "x")
 
-    @property
-    def solution(self) -> Mapping[str, tuple[Scalar, Scalar]]:
-        """Coefficients (a_k, b_k) of state and output, by hidden variable."""
-        if self._solution is None:
-            self._solution = self._solve()
-        return self._solution
+    def __init__(self, x: Tensor, t: Tensor, out: Tensor, reader: Reader, target: object) -> None:
+        self.x, self.t, self.out, self.reader, self.target = x, t, out, reader, target
+        self._made: dict[str, Tensor] | None = None
 
     def __getitem__(self, name: str) -> Tensor:
+        if self._made is None:
+            self._made = {}
         if name not in self._made:
-            a, b = self.solution[name]
-            self._made[name] = mix(a, self.x, b, self.out)
+            self._made[name] = self.fold(0.0, {name: 1.0})
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.native)
+        return iter(("data", "noise"))
 
     def __len__(self) -> int:
-        return len(self.native)
+        return 2
 
-    def combine(self, row: Row) -> Tensor | None:
-        """Return sum_k row[k] z_k when it is a plain combination of state and output, else None.
-
-        None is returned where coefficients are tensors: reading them would not be cheaper than making the means.
-        """
-        if _equal_rows(row, self.native):
-            return self.out
-        total_a = total_b = 0.0
-        for name, weight in row.items():
-            if isinstance(weight, Tensor):
-                return None
-            a, b = self.solution[name]
-            if isinstance(a, Tensor) or isinstance(b, Tensor):
-                return None
-            total_a += weight * a
-            total_b += weight * b
-        return mix(total_a, self.x, total_b, self.out)
-
-    def fold(self, c: float, x: Tensor, row: Row) -> Tensor | None:
-        """Return c * x + sum_k row[k] z_k fused, if x is the very state of this estimate and all is host-known."""
-        if x is not self.x:
-            return None
-        total_a, total_b = c, 0.0
-        for name, weight in row.items():
-            if isinstance(weight, Tensor):
-                return None
-            if weight == 0.0:
-                continue
-            a, b = self.solution[name]
-            if isinstance(a, Tensor) or isinstance(b, Tensor):
-                return None
-            total_a += weight * a
-            total_b += weight * b
-        return mix(total_a, x, total_b, self.out)
-
-
-def _same(a: Scalar, b: Scalar) -> bool:
-    return not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b
+    def fold(self, c: Scalar, row: Row, gain: Scalar = 1.0) -> Tensor:
+        """Return c * x + gain * sum_k row[k] z_k in at most two operations."""
+        a, b = self.reader.read(self.target, self.t, row)
+        return mix(c + gain * a, self.x, gain * b, self.out)
 
 
 @final
@@ -146,40 +110,36 @@ class Moments:
             isinstance(mine, Affine)
             and isinstance(its, Affine)
             and mine.x is its.x
-            and mine.label == its.label
-            and mine.native.keys() == its.native.keys()
+            and mine.t is its.t
+            and mine.target == its.target
+            and mine.reader == its.reader
         ):  # same state and same target: the network outputs combine like the means (conversions are affine)
-            out = _lerp(mine.out, its.out, weight)
-            return Moments(Affine(its.x, out, its.native, its.label, lambda: its.solution), other.aux)
+            return Moments(Affine(its.x, its.t, _lerp(mine.out, its.out, weight), its.reader, its.target), other.aux)
         return Moments({name: _lerp(mine[name], its[name], weight) for name in its}, other.aux)
 
     def halves(self, x: Tensor) -> tuple[Moments, Moments]:
         """Split an estimate of two stacked copies of x (B, *S) into one for each copy."""
         size = x.shape[0]
         ends = (slice(0, size), slice(size, 2 * size))
-        if isinstance(self.parts, Affine):
-            whole = self.parts
-
-            def piece(at: slice) -> Affine:
-                def solve() -> dict[str, tuple[Scalar, Scalar]]:
-                    return {k: (_cut(a, at), _cut(b, at)) for k, (a, b) in whole.solution.items()}
-
-                native = {k: _cut(v, at) for k, v in whole.native.items()}
-                return Affine(x, whole.out[at], native, whole.label, solve)
-
+        whole = self.parts
+        if isinstance(whole, Affine):
+            t = _cut(whole.t, ends[0])  # copies stand at the same times
             first, second = (
-                Moments(piece(at), {k: v[at] if v.ndim else v for k, v in self.aux.items()}) for at in ends
+                Moments(
+                    Affine(x, t, whole.out[at], whole.reader, whole.target),
+                    {k: _cut(v, at) for k, v in self.aux.items()},
+                )
+                for at in ends
             )
             return first, second
         first, second = (
-            Moments({k: v[at] for k, v in self.parts.items()}, {k: v[at] if v.ndim else v for k, v in self.aux.items()})
-            for at in ends
+            Moments({k: v[at] for k, v in whole.items()}, {k: _cut(v, at) for k, v in self.aux.items()}) for at in ends
         )
         return first, second
 
-    def read(self, row: Row, label: object) -> Tensor:
-        """Return the value of a row; the network's own output if that is what `label` (a target) stands for."""
-        if isinstance(self.parts, Affine) and self.parts.label == label:
+    def read(self, row: Row, target: object) -> Tensor:
+        """Return the value of a row; the network's own output if that is what estimates the target of this row."""
+        if isinstance(self.parts, Affine) and self.parts.target == target:
             return self.parts.out
         return self.combine(row)
 
@@ -189,41 +149,39 @@ class Moments:
         Raises:
             KeyError: If the row names a hidden variable that this estimate lacks.
         """
-        if isinstance(self.parts, Affine):
-            fused = self.parts.combine(row)
-            if fused is not None:
-                return fused
-        return _sum(self.parts, row)
+        return self.parts.fold(0.0, row) if isinstance(self.parts, Affine) else _sum(self.parts, row)
 
-    def add_to(self, c: Scalar, x: Tensor, row: Row) -> Tensor:
-        """Return c * x + sum_k row[k] z_k, shape (B, *S), in as few operations as the estimate allows."""
-        if isinstance(self.parts, Affine) and not isinstance(c, Tensor):
-            fused = self.parts.fold(c, x, row)
-            if fused is not None:
-                return fused
-        rest = {name: weight for name, weight in row.items() if isinstance(weight, Tensor) or weight != 0.0}
-        if len(rest) == 1:
-            (name, weight), *_ = rest.items()
-            return mix(c, x, weight, self.parts[name])
-        return mix(c, x, 1.0, self.combine(rest)) if rest else scale(c, x)
+    def add_to(self, c: Scalar, x: Tensor, row: Row, gain: Scalar = 1.0) -> Tensor:
+        """Return c * x + gain * sum_k row[k] z_k, shape (B, *S), in as few operations as the estimate allows."""
+        row = {name: weight for name, weight in row.items() if isinstance(weight, Tensor) or weight != 0.0}
+        if not row:
+            return scale(c, x)
+        if isinstance(self.parts, Affine) and x is self.parts.x:
+            return self.parts.fold(c, row, gain)
+        if len(row) == 1:
+            (name, weight), *_ = row.items()
+            return mix(c, x, gain * weight, self.parts[name])
+        return mix(c, x, gain, self.combine(row))
 
 
-def _cut(value: Scalar, at: slice) -> Scalar:
-    return value[at] if isinstance(value, Tensor) and value.ndim else value
-
-
-def _equal_rows(a: Row, b: Row) -> bool:
-    return a.keys() == b.keys() and all(a[name] is b[name] or _same(a[name], b[name]) for name in a)
+def _cut(value: Tensor, at: slice) -> Tensor:
+    return value[at] if value.ndim else value
 
 
 def _sum(parts: Mapping[str, Tensor], row: Row) -> Tensor:
-    total: Tensor | None = None
-    for name, weight in row.items():
-        if not isinstance(weight, Tensor) and weight == 0.0 and len(row) > 1 and name not in parts:
-            continue
-        total = scale(weight, parts[name]) if total is None else mix(1.0, total, weight, parts[name])
-    if total is None:
+    terms = [
+        (weight, parts[name])
+        for name, weight in row.items()
+        if isinstance(weight, Tensor) or weight != 0.0 or len(row) == 1 or name in parts
+    ]
+    if not terms:
         raise ValueError("a row needs at least one hidden variable")
+    (weight, total), *rest = terms
+    if not rest:
+        return scale(weight, total)
+    total = mix(weight, total, *rest[0])
+    for weight, part in rest[1:]:
+        total = mix(1.0, total, weight, part)
     return total
 
 
@@ -289,7 +247,7 @@ class Categorical:
                 other = torch.zeros_like(where)
                 return self.at(torch.cat([where, other] if at.start == 0 else [other, where]))
 
-            return Categorical.deferred(make, {k: v[at] if v.ndim else v for k, v in self.aux.items()})
+            return Categorical.deferred(make, {k: _cut(v, at) for k, v in self.aux.items()})
 
         return piece(slice(0, size)), piece(slice(size, 2 * size))
 

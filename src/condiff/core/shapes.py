@@ -90,15 +90,26 @@ def mix(a: Scalar, x: Tensor, b: Scalar, y: Tensor) -> Tensor:
     Zeros and ones known on the host cost nothing.
     """
     if not isinstance(a, Tensor) and not isinstance(b, Tensor):
-        if b == 0.0:
-            return x if a == 1.0 else x * a
-        if a == 0.0:
-            return y if b == 1.0 else y * b
-        if a == 1.0:
-            return torch.add(x, y, alpha=b)
-        if b == 1.0:
-            return torch.add(y, x, alpha=a)
-        return (x * a).add_(y, alpha=b)
+        return weigh(a, x, b, y)
+    first = x if not isinstance(a, Tensor) and a == 1.0 else scale(a, x)
     if not isinstance(b, Tensor):
-        return torch.add(scale(a, x), y, alpha=b) if b != 0.0 else scale(a, x)
-    return torch.addcmul(scale(a, x), y, expand(b, y).to(y.dtype))
+        return torch.add(first, y, alpha=b) if b != 0.0 else first
+    b = expand(b, y).to(y.dtype)
+    # A product made here may be written to: batches of a training step are large, and a new one costs its pages.
+    return first.addcmul_(y, b) if first is not x and y.dtype is first.dtype else torch.addcmul(first, y, b)
+
+
+def weigh(a: float, x: Tensor, b: float, y: Tensor) -> Tensor:
+    """Return a * x + b * y by numbers known on the host."""
+    if b == 0.0:
+        return x if a == 1.0 else x * a
+    if a == 0.0:
+        return y if b == 1.0 else y * b
+    if a == 1.0:
+        return torch.add(x, y, alpha=b)
+    if b == 1.0:
+        return torch.add(y, x, alpha=a)
+    if 0.5 <= a <= 2.0:
+        # Two sums cost less than a product with a number, which is first made a tensor; a - 1 is exact on this range.
+        return torch.add(x, y, alpha=b).add_(x, alpha=a - 1.0)
+    return (x * a).add_(y, alpha=b)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, final
 
@@ -51,4 +51,18 @@ class Solver(Protocol[P_contra, E_contra]):
         rng: Rng,
     ) -> State:
         """Move the state from time t to time s; `denoise(x, t)` has its condition bound."""
+        ...
+
+
+class Plan(Protocol[E_contra]):
+    """The steps of a solver over one grid, their numbers computed beforehand.
+
+    A solver may offer `plan(process, times: Sequence[float]) -> Plan | None` for times that all rows share. The states
+    are those of its `step` to rounding, memory included; None says that this process has no plan.
+    """
+
+    def run(
+        self, denoise: Callable[[Tensor, Tensor], E_contra], state: State, times: Sequence[Tensor], rng: Rng
+    ) -> Iterator[State]:
+        """Yield the state after every step, from a state without history at the first of the times."""
         ...

@@ -18,8 +18,9 @@ from condiff.core.condition import Condition
 from condiff.core.estimate import Affine, Moments, Row
 from condiff.core.process import Draw, NoiseLaw, Schedule, Target
 from condiff.core.rng import Rng
-from condiff.core.shapes import Scalar, host, instant, known, mix, scale
+from condiff.core.shapes import Scalar, instant, known, mix, scale
 from condiff.process.noise import Normal
+from condiff.process.scalar import choose, clip, holds, missing, ratio, sqrt
 from condiff.process.target import Score
 
 
@@ -55,10 +56,7 @@ class Gaussian:
         Raises:
             TypeError: For Score with a noise law whose score is not -noise / sigma.
         """
-        if isinstance(target, Score) and not self.noise.standard:
-            raise TypeError(
-                f"Score needs Normal noise: the score of {self.noise} is not -noise / sigma; use EDM, V or Noise"
-            )
+        self._check(target)
         r_data, r_noise = self._at(t, functools.partial(target.row, self.schedule))
         return {"data": r_data, "noise": r_noise}
 
@@ -111,24 +109,54 @@ class Gaussian:
         Returns: Moments with lazy parts "data" and "noise".
 
         Raises:
+            TypeError: For Score with a noise law whose score is not -noise / sigma.
             ValueError: When a mean is read where the target does not determine it (det = 0 or infinite).
 
         Source: notation section 3 of the docs; Salimans and Ho 2022 for the V case.
         """
+        self._check(target)
+        return Moments(Affine(x, t, out, self, target), aux or {})
+
+    def weights(self, target: Target, t: Tensor, row: Row) -> tuple[Scalar, Scalar]:
+        """Return (a, b) with row_data * data + row_noise * noise = a x + b out, where out estimates a target at t.
+
+        a = (row_data r_noise - row_noise r_data) / det, b = (alpha row_noise - sigma row_data) / det; (0, 1) where the
+        row is the target's own, else nan where det = 0 or infinite: there the state and the target say nothing of it.
+        """
+        native = self.row(target, t)
+        if not row.keys() <= native.keys():
+            raise KeyError(f"the hidden variables of a Gaussian process are data and noise; got {sorted(row)}")
+        r_data, r_noise = native["data"], native["noise"]
+        w_data, w_noise = row.get("data", 0.0), row.get("noise", 0.0)
+        alpha, sigma = self.coefficients(t)
+        det = alpha * r_noise - sigma * r_data
+        own = len(row) == len(native) and (w_data == r_data) & (w_noise == r_noise)
+        bad = _singular(det)
+        a = choose(bad, math.nan, ratio(w_data * r_noise - w_noise * r_data, det))
+        b = choose(bad, math.nan, ratio(alpha * w_noise - sigma * w_data, det))
+        return choose(own, 0.0, a), choose(own, 1.0, b)
+
+    def read(self, target: Target, t: Tensor, row: Row) -> tuple[Scalar, Scalar]:
+        """Return `weights`.
+
+        Raises:
+            ValueError: Where the target does not determine them.
+        """
+        a, b = self.weights(target, t, row)
+        if holds(missing(a)):
+            self._refuse(target, t)
+        return a, b
+
+    def _refuse(self, target: Target, t: Tensor) -> None:
         row = self.row(target, t)
-
-        def solve() -> dict[str, tuple[Scalar, Scalar]]:
-            alpha, sigma = self.coefficients(t)
-            r_data, r_noise = row["data"], row["noise"]
-            det = alpha * r_noise - sigma * r_data
-            if _singular(det):
-                raise ValueError(
-                    f"{target} does not determine data and noise under {self.schedule} at t = {_first_bad(det, t):g}; "
-                    "keep the grid away from that end, or predict V, EDM or Velocity"
-                )
-            return {"data": (r_noise / det, -sigma / det), "noise": (-r_data / det, alpha / det)}
-
-        return Moments(Affine(x, out, row, target, solve), aux or {})
+        alpha, sigma = self.coefficients(t)
+        bad = torch.as_tensor(_singular(alpha * row["noise"] - sigma * row["data"]))
+        if bool(bad.any()):
+            raise ValueError(
+                f"{target} does not determine data and noise under {self.schedule} at "
+                f"t = {float(t[bad].flatten()[0] if bad.ndim else t):g}; "
+                "keep the grid away from that end, or predict V, EDM or Velocity"
+            )
 
     def complete(self, x: Tensor, t: Tensor, data: Tensor, aux: Mapping[str, Tensor] | None = None) -> Moments:
         """Build moments from a data estimate (B, *S): the noise follows from the state where sigma > 0."""
@@ -157,36 +185,34 @@ class Gaussian:
 
         Source: Song et al. 2021 (DDIM), eq. 12 and 16, written for any (alpha, sigma).
         """
+        row = self.jump(t, s, eta=eta)
+        mean = est.add_to(row["x"], x, {"data": row["data"], "noise": row["noise"]})
+        return mean if eta == 0.0 else mix(1.0, mean, row["fresh"], self.noise.draw(x.shape, rng).to(x))
+
+    def jump(self, t: Tensor, s: Tensor, *, eta: float) -> Row:
+        """Return the row of `reverse`: x_s = row_x x + row_data data + row_noise noise + row_fresh fresh.
+
+        At eta = 0 the noise is eliminated by means of the state: finite at sigma_s = 0 and alpha_t = 0, and its
+        estimate is needed only where sigma_t = 0, as when inversion starts from data. Arguments and errors as there.
+        """
         alpha_t, sigma_t = self.coefficients(t)
         alpha_s, sigma_s = self.coefficients(s)
         if eta == 0.0:
-            return self._jump(x, est, alpha_t, sigma_t, alpha_s, sigma_s)
+            clean = sigma_t == 0.0
+            x = choose(clean, 0.0, ratio(sigma_s, sigma_t))
+            return {"x": x, "data": alpha_s - alpha_t * x, "noise": choose(clean, sigma_s, 0.0), "fresh": 0.0}
+        tau = self._redrawn(_carried(alpha_t * sigma_s, alpha_s * sigma_t), eta)
+        return {"x": 0.0, "data": alpha_s, "noise": sigma_s * sqrt(1.0 - tau), "fresh": sigma_s * sqrt(tau)}
+
+    def _redrawn(self, carried: Scalar, eta: float) -> Scalar:
         if not 0.0 <= eta <= 1.0:
             raise ValueError(f"eta must lie in [0, 1], got {eta}")
         if not self.noise.additive:
             raise TypeError(f"{self.noise} is not additive, so a part of it cannot be redrawn; use eta = 0")
-        carried = _carried(alpha_t * sigma_s, alpha_s * sigma_t)
         tau = eta**2 * (1.0 - carried * carried)
-        if isinstance(tau, Tensor):
-            if host(t) is None and host(s) is None and not torch.compiler.is_compiling() and bool((tau < -1e-9).any()):
-                raise ValueError("a stochastic step needs s <= t; use eta = 0 to run time upwards")
-            tau = tau.clamp_min(0.0)
-        elif tau < -1e-9:
-            raise ValueError(f"a stochastic step needs s <= t; use eta = 0 to run time upwards (tau = {tau:g})")
-        else:
-            tau = max(tau, 0.0)
-        fresh = self.noise.draw(x.shape, rng).to(x)
-        mean = est.combine({"data": alpha_s, "noise": sigma_s * _root(1.0 - tau)})
-        return mix(1.0, mean, sigma_s * _root(tau), fresh)
-
-    def _jump(
-        self, x: Tensor, est: Moments, alpha_t: Scalar, sigma_t: Scalar, alpha_s: Scalar, sigma_s: Scalar
-    ) -> Tensor:
-        # alpha_s * data + sigma_s * noise with the noise eliminated: finite at sigma_s = 0 and alpha_t = 0, and it
-        # needs the noise estimate only where sigma_t = 0, as when inversion starts from data.
-        if isinstance(sigma_t, Tensor) or sigma_t == 0.0:
-            return est.combine({"data": alpha_s, "noise": sigma_s})
-        return est.add_to(sigma_s / sigma_t, x, {"data": alpha_s - alpha_t * sigma_s / sigma_t})
+        if holds(tau < -1e-9):
+            raise ValueError("a stochastic step needs s <= t; use eta = 0 to run time upwards")
+        return clip(tau, 0.0, 1.0)
 
     def velocity(self, x: Tensor, t: Tensor, est: Moments) -> Tensor:
         """Return dx/dt = alpha' * data + sigma' * noise, shape (B, *S)."""
@@ -249,6 +275,12 @@ class Gaussian:
         flat = x.flatten(1) / sigma
         return -0.5 * (flat.square().sum(1) + flat.shape[1] * math.log(2.0 * math.pi * sigma**2))
 
+    def _check(self, target: Target) -> None:
+        if isinstance(target, Score) and not self.noise.standard:
+            raise TypeError(
+                f"Score needs Normal noise: the score of {self.noise} is not -noise / sigma; use EDM, V or Noise"
+            )
+
     def _at(self, t: Tensor, function: Callable[..., tuple[Scalar, Scalar]]) -> tuple[Scalar, Scalar]:
         return function(known(t))
 
@@ -260,21 +292,10 @@ def _carried(a: Scalar, b: Scalar) -> Scalar:
     return a / b if b != 0.0 else (1.0 if a == 0.0 else math.inf)
 
 
-def _root(value: Scalar) -> Scalar:
-    return torch.sqrt(value) if isinstance(value, Tensor) else math.sqrt(value)
-
-
-def _singular(det: Scalar) -> bool:
+def _singular(det: Scalar) -> Tensor | bool:
     if isinstance(det, Tensor):
-        # Tracing cannot branch on a value; a compiled step with per-row times relies on its caller's grid.
-        return not torch.compiler.is_compiling() and bool(((det == 0) | ~torch.isfinite(det)).any())
+        return (det == 0.0) | ~torch.isfinite(det)
     return det == 0.0 or not abs(det) < math.inf  # a graph that holds det as a symbol cannot trace math.isfinite
-
-
-def _first_bad(det: Scalar, t: Tensor) -> float:
-    if not isinstance(det, Tensor) or det.ndim == 0:
-        return float(t)
-    return float(t[(det == 0) | ~torch.isfinite(det)].flatten()[0])
 
 
 @final
@@ -296,21 +317,17 @@ class Preconditioned(nn.Module):
 
     def __init__(self, net: nn.Module, process: Gaussian, target: Target, sigma_data: float | None = None) -> None:
         super().__init__()
+        process.row(target, instant(0.5))  # a target that this noise law does not allow is refused now, not in a loop
         self.net, self.process, self.target, self.sigma_data = net, process, target, sigma_data
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition | None) -> Moments:
         """Estimate what made x (B, *S) at time t."""
-        out, aux = _unpack(self.net(self._scaled(x, t), t, cond))
-        out = out if out.dtype == x.dtype else out.to(x.dtype)
-        return self.process.infer(x, t, out, self.target, aux)
+        fed = x if self.sigma_data is None else self._scaled(x, t, self.sigma_data)
+        # This runs every step of a sampling loop, where the slow look-up of self.net would be seen.
+        out = self._modules["net"](fed, t, cond)  # type: ignore[misc]
+        out, aux = out if isinstance(out, tuple) else (out, {})
+        return Moments(Affine(x, t, out if out.dtype is x.dtype else out.to(x.dtype), self.process, self.target), aux)
 
-    def _scaled(self, x: Tensor, t: Tensor) -> Tensor:
-        if self.sigma_data is None:
-            return x
+    def _scaled(self, x: Tensor, t: Tensor, sigma_data: float) -> Tensor:
         alpha, sigma = self.process.coefficients(t)
-        square = alpha * alpha * self.sigma_data**2 + sigma * sigma
-        return scale(1.0 / _root(square), x)
-
-
-def _unpack(result: Tensor | tuple[Tensor, Mapping[str, Tensor]]) -> tuple[Tensor, Mapping[str, Tensor]]:
-    return result if isinstance(result, tuple) else (result, {})
+        return scale(1.0 / sqrt(alpha * alpha * sigma_data**2 + sigma * sigma), x)

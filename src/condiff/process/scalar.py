@@ -78,7 +78,13 @@ def atan(x: Num) -> Num:
     return torch.atan(x) if isinstance(x, Tensor) else math.atan(x)
 
 
-def ratio(a: Num, b: Num) -> Num:
+@overload
+def ratio(a: float, b: float) -> float: ...
+@overload
+def ratio(a: Tensor, b: Tensor) -> Tensor: ...
+@overload
+def ratio(a: Scalar, b: Scalar) -> Scalar: ...
+def ratio(a: Scalar, b: Scalar) -> Scalar:
     """Return a / b; infinite with the sign of a where b = 0, nan for 0 / 0."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return a / b
@@ -101,7 +107,13 @@ def softplus(x: Num) -> Num:
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-def clip(x: Num, low: float, high: float) -> Num:
+@overload
+def clip(x: float, low: float, high: float) -> float: ...
+@overload
+def clip(x: Tensor, low: float, high: float) -> Tensor: ...
+@overload
+def clip(x: Scalar, low: float, high: float) -> Scalar: ...
+def clip(x: Scalar, low: float, high: float) -> Scalar:
     """Clamp to [low, high]."""
     return x.clamp(low, high) if isinstance(x, Tensor) else max(low, min(high, x))
 
@@ -109,3 +121,42 @@ def clip(x: Num, low: float, high: float) -> Num:
 def logsnr(alpha: Num, sigma: Num) -> Num:
     """Return log(alpha^2 / sigma^2); +inf at sigma = 0 and -inf at alpha = 0."""
     return 2.0 * (log(alpha) - log(sigma))
+
+
+def finite_or_zero(value: Scalar) -> Scalar:
+    """Return value where it is finite, and 0 where it is infinite or nan (no history, or an end of the clock)."""
+    if isinstance(value, Tensor):
+        return torch.where(torch.isfinite(value), value, 0.0)
+    return value if abs(value) < math.inf else 0.0  # a graph that holds value as a symbol cannot trace math.isfinite
+
+
+def choose(where: Tensor | bool, yes: Scalar, no: Scalar) -> Scalar:
+    """Return `yes` where the condition holds, else `no`, in host or tensor arithmetic."""
+    if isinstance(where, Tensor):
+        return torch.where(where, torch.as_tensor(yes, dtype=torch.float64), torch.as_tensor(no, dtype=torch.float64))
+    return yes if where else no
+
+
+def divide(a: Scalar, b: Scalar) -> Scalar:
+    """Return a / b, and 0 where that is not finite."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return finite_or_zero(torch.as_tensor(a, dtype=torch.float64) / torch.as_tensor(b, dtype=torch.float64))
+    return finite_or_zero(a / b) if b != 0.0 and abs(b) < math.inf else 0.0
+
+
+def missing(value: Scalar) -> Tensor | bool:
+    """Tell where a time read from a leaf says "no history"."""
+    return torch.isnan(value) if isinstance(value, Tensor) else value != value
+
+
+def finite(value: Scalar) -> Tensor | bool:
+    """Tell where a value is neither infinite nor nan."""
+    return torch.isfinite(value) if isinstance(value, Tensor) else abs(value) < math.inf
+
+
+def holds(flag: Tensor | bool) -> bool:
+    """Tell if a condition holds anywhere; it reads the device, and is False in a traced graph.
+
+    Tracing cannot branch on a value: a compiled step with per-row times relies on its caller's grid.
+    """
+    return flag if not isinstance(flag, Tensor) else not torch.compiler.is_compiling() and bool(flag.any())

@@ -228,7 +228,7 @@ class Table:
         if len(values) < 2 or not falls or values[-1] < 0.0:
             raise ValueError("Table needs at least 2 values, strictly decreasing, all in [0, 1)")
         # Made now: the lock inside cached_property cannot be traced into a graph.
-        _ = self._angle_tensor
+        _ = self._angle_tensor, self._hash
 
     @classmethod
     def of(cls, alphas_cumprod: Sequence[float] | Tensor) -> Self:
@@ -247,6 +247,14 @@ class Table:
         """Build the latent-diffusion table: sqrt(beta_i) linear. Source: Rombach et al. 2022."""
         beta = torch.linspace(beta_min**0.5, beta_max**0.5, num, dtype=torch.float64) ** 2
         return cls.of(torch.cumprod(1.0 - beta, 0))
+
+    def __hash__(self) -> int:
+        """Return the hash of the entries, computed once: a thousand of them take longer than a step."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.alphas_cumprod)
 
     @cached_property
     def _angles(self) -> tuple[float, ...]:

@@ -21,8 +21,8 @@ from condiff.core.shapes import Scalar, expand, instant, known, mix
 from condiff.core.solver import State
 from condiff.process.clock import Clock, Ratio
 from condiff.process.gaussian import Gaussian
-from condiff.process.scalar import log, sqrt
-from condiff.solvers.history import blank, choose, divide, missing, stamp
+from condiff.process.scalar import choose, divide, log, missing, sqrt
+from condiff.solvers.history import blank, stamp
 
 SHORT = 20
 """Runs of more steps than this take another gain (the released code counts steps, not calls)."""

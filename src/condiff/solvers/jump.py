@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -12,6 +12,8 @@ from condiff.core.estimate import E
 from condiff.core.process import Process
 from condiff.core.rng import Rng
 from condiff.core.solver import State
+from condiff.process.gaussian import Gaussian
+from condiff.solvers.linear import Numbers, Plan, Weights, table
 
 
 @final
@@ -46,3 +48,20 @@ class Jump:
     ) -> State:
         """Move from t to s with one call."""
         return State(process.reverse(state.x, t, s, denoise(state.x, t), eta=self.eta, rng=rng))
+
+    @property
+    def depth(self) -> int:
+        """There is no history."""
+        return 0
+
+    def numbers(self, process: Gaussian, t: Tensor, s: Tensor, past: Sequence[Tensor]) -> Numbers:
+        """Return the numbers of many jumps at once."""
+        row = process.jump(t, s, eta=self.eta)
+        return Numbers(t, Weights(row["x"], {"data": row["data"], "noise": row["noise"]}, (1.0,), row["fresh"]))
+
+    def plan(self, process: Process[E], times: Sequence[float]) -> Plan | None:
+        """Compute the numbers of every step between times that all rows share; None if jumps are not linear."""
+        if not isinstance(process, Gaussian):
+            return None
+        numbers = table(self, process, times)
+        return Plan(self, process, numbers, process.noise if self.eta > 0.0 else None)

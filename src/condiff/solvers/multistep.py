@@ -8,20 +8,17 @@ First steps, and a last step to sigma = 0, are the DDIM step x_s = q x + c * dat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor
 
-from condiff.core.estimate import Moments
-from condiff.core.rng import Rng
-from condiff.core.shapes import Scalar, expand, known, mix
-from condiff.core.solver import State
+from condiff.core.shapes import Scalar, known
 from condiff.process.gaussian import Gaussian
-from condiff.process.scalar import expm1, log
-from condiff.solvers.history import blank, choose, divide, finite_or_zero, missing, stamp
+from condiff.process.scalar import choose, divide, expm1, finite, finite_or_zero, log, missing
+from condiff.solvers.linear import Linear, Weights
 
 
 def _lambda(process: Gaussian, t: Tensor) -> Scalar:
@@ -53,9 +50,17 @@ class _Step:
         return cls(q, alpha_s - alpha_t * q, alpha_s, log(alpha_s) - log(sigma_s) - start, start)
 
 
+def _extrapolation(step: _Step, before: Scalar) -> Scalar:
+    """Return w of 2M's x_s = q x + c m_0 + w (m_0 - m_1); 0 for a row without history."""
+    return choose(missing(before), 0.0, step.c * divide(step.h, 2.0 * before))
+
+
+_DATA = {"data": 1.0}
+
+
 @final
 @dataclass(frozen=True)
-class Multistep:
+class Multistep(Linear[Gaussian]):
     """DPM-Solver++: orders 1 (DDIM), 2 (2M) and 3 (3M).
 
     2M: x_s = q x + c ((1 + w) m_0 - w m_1), w = h / (2 (lambda_t - lambda_1)), m the data estimates, newest first.
@@ -73,56 +78,30 @@ class Multistep:
         if self.order not in (1, 2, 3):
             raise ValueError(f"Multistep has orders 1, 2 and 3, got {self.order}")
 
-    def init(self, x: Tensor, t: Tensor) -> State:
-        """Start at x with no history."""
-        memory: dict[str, Tensor] = {}
-        for back in range(1, self.order):
-            memory |= {f"data{back}": torch.zeros_like(x), f"time{back}": blank(x, t)}
-        return State(x, memory)
+    @property
+    def depth(self) -> int:
+        """Earlier data estimates in use."""
+        return self.order - 1
 
-    def step(
-        self,
-        process: Gaussian,
-        denoise: Callable[[Tensor, Tensor], Moments],
-        state: State,
-        t: Tensor,
-        s: Tensor,
-        rng: Rng,
-    ) -> State:
-        """Move from t to s with one call."""
-        x, memory = state.x, state.memory
-        est = denoise(x, t)
+    def weights(self, process: Gaussian, t: Tensor, s: Tensor, past: Sequence[Tensor]) -> Weights:
+        """Return the numbers of a step from t to s."""
         step = _Step.of(process, t, s)
         if self.order == 1:
-            return State(est.add_to(step.q, x, {"data": step.c}))
-        data = est.parts["data"]
-        before = step.start - _lambda(process, memory["time1"])
+            return Weights(step.q, _DATA, (step.c,))
+        before = step.start - _lambda(process, past[0])
         if self.order == 2:
-            w = step.c * divide(step.h, 2.0 * before)
-            w = choose(missing(before), 0.0, w)
-            new = mix(1.0, mix(step.q, x, step.c + w, data), -w, memory["data1"])
-            return State(new, {"data1": data, "time1": stamp(t, x)})
-        new = self._third(process, step, before, x, data, memory["data1"], memory["data2"], memory["time2"])
-        return State(new, {"data1": data, "time1": stamp(t, x), "data2": memory["data1"], "time2": memory["time1"]})
+            w = _extrapolation(step, before)
+            return Weights(step.q, _DATA, (step.c + w, -w))
+        near, far = self._third(step, before, step.start - before - _lambda(process, past[1]))
+        return Weights(step.q, _DATA, (step.c + near, far - near, -far))
 
-    def _third(
-        self,
-        process: Gaussian,
-        step: _Step,
-        before: Scalar,
-        x: Tensor,
-        m0: Tensor,
-        m1: Tensor,
-        m2: Tensor,
-        oldest: Tensor,
-    ) -> Tensor:
-        earlier = step.start - before - _lambda(process, oldest)
+    def _third(self, step: _Step, before: Scalar, earlier: Scalar) -> tuple[Scalar, Scalar]:
         h = step.h
         # Divided differences D1, D2 of the data estimate in units of h, as combinations of its two slopes.
         r0, r1 = divide(before, h), divide(earlier, h)
         slope = finite_or_zero(step.alpha * (divide(expm1(-h), h) + 1.0))
         curve = finite_or_zero(-step.alpha * (divide(expm1(-h) + h, h * h) - 0.5))
-        two_back = _not(missing(before)) & _not(missing(earlier)) & _is_finite(earlier) & _is_finite(h)
+        two_back = _not(missing(before)) & _not(missing(earlier)) & finite(earlier) & finite(h)
         share = divide(r0, r0 + r1)
         first = slope * (1.0 + share) + divide(curve, r0 + r1)
         second = -slope * share - divide(curve, r0 + r1)
@@ -130,67 +109,47 @@ class Multistep:
         first = choose(two_back, first, 0.5 * step.c)
         second = choose(two_back, second, 0.0)
         near = choose(missing(before), 0.0, divide(first, r0))
-        near = choose(_is_finite(before) & _is_finite(h), near, 0.0)
+        near = choose(finite(before) & finite(h), near, 0.0)
         far = choose(two_back, divide(second, r1), 0.0)
-        new = mix(step.q, x, step.c + near, m0)
-        return mix(1.0, mix(1.0, new, far - near, m1), -far, m2)
+        return near, far
 
 
 def _not(flag: Tensor | bool) -> Tensor | bool:
     return ~flag if isinstance(flag, Tensor) else not flag
 
 
-def _is_finite(value: Scalar) -> Tensor | bool:
-    return torch.isfinite(value) if isinstance(value, Tensor) else abs(value) < math.inf
-
-
 @final
 @dataclass(frozen=True)
-class UniPC:
+class UniPC(Linear[Gaussian]):
     """UniPC of order 2 with B(h) = e^h - 1 (bh2): each new call first corrects the state it was made at.
 
+    corrected = x + near m_0 - (near + far) m_1 + far m_2, and from there the step of `Multistep(2)`
+
     The state in `State.x` is the predicted one; the correction happens at the start of the next step, and the last
-    state is not corrected.
+    state is not corrected. Both together are one row of x, m_0, m_1 and m_2: the prediction was linear in them too.
 
     Source: Zhao et al. 2023 (UniPC), algorithms 5 to 8, data prediction.
     """
 
-    def init(self, x: Tensor, t: Tensor) -> State:
-        """Start at x with no history."""
-        none = blank(x, t)
-        zero = torch.zeros_like(x)
-        return State(x, {"x1": zero, "data1": zero, "time1": none, "data2": zero, "time2": none})
+    @property
+    def depth(self) -> int:
+        """Earlier data estimates in use."""
+        return 2
 
-    def step(
-        self,
-        process: Gaussian,
-        denoise: Callable[[Tensor, Tensor], Moments],
-        state: State,
-        t: Tensor,
-        s: Tensor,
-        rng: Rng,
-    ) -> State:
-        """Correct the state at t with this step's one call, then predict the state at s."""
-        memory = state.memory
-        m1, time1 = memory["data1"], memory["time1"]
-        data = denoise(state.x, t).parts["data"]
-        x = self._correct(process, state, t, data)
+    def weights(self, process: Gaussian, t: Tensor, s: Tensor, past: Sequence[Tensor]) -> Weights:
+        """Return the numbers of a correction at t and a step to s."""
         step = _Step.of(process, t, s)
-        before = step.start - _lambda(process, time1)
-        # B / r with B(h) = -expm1(-h) alpha = c: predictor slope (m1 - data) / r, weight 1/2, r = -before / h.
-        w = choose(missing(before), 0.0, 0.5 * step.c * divide(step.h, before))
-        new = mix(1.0, mix(step.q, x, step.c + w, data), -w, m1)
-        return State(new, {"x1": x, "data1": data, "time1": stamp(t, x), "data2": m1, "time2": time1})
+        w = _extrapolation(step, step.start - _lambda(process, past[0]))
+        near, far = self._correction(process, t, past)
+        return Weights(step.q, _DATA, (step.q * near + step.c + w, -step.q * (near + far) - w, step.q * far))
 
-    def _correct(self, process: Gaussian, state: State, t: Tensor, data: Tensor) -> Tensor:
-        memory = state.memory
-        time1 = memory["time1"]
-        fresh = missing(known(time1))
+    def _correction(self, process: Gaussian, t: Tensor, past: Sequence[Tensor]) -> tuple[Scalar, Scalar]:
+        fresh = missing(known(past[0]))
         if fresh is True:
-            return state.x
-        begin = torch.where(fresh, t, time1) if isinstance(fresh, Tensor) else time1
+            return 0.0, 0.0
+        begin = torch.where(fresh, t, past[0]) if isinstance(fresh, Tensor) else past[0]
         step = _Step.of(process, begin, t)
-        before = step.start - _lambda(process, memory["time2"])
+        before = step.start - _lambda(process, past[1])
         # With H = -h, B = expm1(H), phi1 = expm1(H) / H - 1, phi2 = phi1 / H - 1/2:
         # rho_a + rho_b = phi1 / B and r rho_a + rho_b = 2 phi2 / B, r = -before / h; one point alone has rho_b = 1/2.
         minus = -step.h
@@ -199,14 +158,10 @@ class UniPC:
         phi2 = divide(phi1, minus) - 0.5
         g1, g2 = divide(phi1, b), divide(2.0 * phi2, b)
         r = divide(before, minus)
-        usable = _not(missing(before)) & _is_finite(before) & _is_finite(step.h)
+        usable = _not(missing(before)) & finite(before) & finite(step.h)
         rho_a = choose(usable, divide(g1 - g2, 1.0 - r), 0.0)
         rho_b = choose(usable, g1 - rho_a, 0.5)
-        # x = q x1 + c m1 - alpha B (rho_a (m2 - m1) / r + rho_b (data - m1)), and -alpha B = c.
-        far = step.c * choose(usable, divide(rho_a, r), 0.0)
-        near = step.c * rho_b
-        new = mix(step.q, memory["x1"], step.c - far - near, memory["data1"])
-        new = mix(1.0, mix(1.0, new, far, memory["data2"]), near, data)
-        if isinstance(fresh, Tensor):
-            return torch.where(expand(fresh, new), state.x, new)
-        return new
+        # corrected = q x_1 + c m_1 + c (rho_a (m_2 - m_1) / r + rho_b (m_0 - m_1)) as -alpha B = c, and the prediction
+        # was x = q x_1 + c m_1 + w (m_1 - m_2).
+        far = step.c * choose(usable, divide(rho_a, r), 0.0) + _extrapolation(step, before)
+        return choose(fresh, 0.0, step.c * rho_b), choose(fresh, 0.0, far)

@@ -6,7 +6,7 @@ x_s = (m_s / m_t) x + m_s (tau_s - tau_t) k.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -20,12 +20,13 @@ from condiff.core.shapes import Scalar, expand, host, instant, mix
 from condiff.core.solver import State
 from condiff.process.clock import Clock, Frame, ProcessTime
 from condiff.process.gaussian import Gaussian
+from condiff.solvers.linear import Linear, Weights
 
 
 def advance(x: Tensor, est: Moments, start: Frame, end: Frame) -> Tensor:
     """Take one Euler step from frame `start` to frame `end`: exact when the means do not change."""
     step = end.size * (end.tau - start.tau)
-    return est.add_to(end.size / start.size, x, {name: step * weight for name, weight in start.row.items()})
+    return est.add_to(end.size / start.size, x, start.row, step)
 
 
 def halfway(t: Tensor, s: Tensor) -> Tensor:
@@ -47,7 +48,7 @@ def noiseless(process: Flowing, s: Tensor) -> bool | Tensor:
 
 @final
 @dataclass(frozen=True)
-class Euler:
+class Euler(Linear[Flowing]):
     """First order, one call a step. In Ratio or FlowClock it is DDIM; in process time it is DDIM on Flow only.
 
     Args:
@@ -56,22 +57,15 @@ class Euler:
 
     clock: Clock = field(default_factory=ProcessTime)
 
-    def init(self, x: Tensor, t: Tensor) -> State:
-        """Start at x; there is no history."""
-        return State(x)
+    @property
+    def depth(self) -> int:
+        """There is no history."""
+        return 0
 
-    def step(
-        self,
-        process: Flowing,
-        denoise: Callable[[Tensor, Tensor], Moments],
-        state: State,
-        t: Tensor,
-        s: Tensor,
-        rng: Rng,
-    ) -> State:
-        """Move from t to s with one call."""
-        est = denoise(state.x, t)
-        return State(advance(state.x, est, self.clock.frame(process, t), arrival(self.clock, process, t, s)))
+    def weights(self, process: Flowing, t: Tensor, s: Tensor, past: Sequence[Tensor]) -> Weights:
+        """Return the numbers of a step from t to s."""
+        start, end = self.clock.frame(process, t), arrival(self.clock, process, t, s)
+        return Weights(end.size / start.size, start.row, (end.size * (end.tau - start.tau),))
 
 
 def arrival(clock: Clock, process: Flowing, t: Tensor, s: Tensor) -> Frame:
@@ -134,7 +128,7 @@ class Heun:
         end: Frame,
     ) -> Tensor:
         step = 0.5 * end.size * (end.tau - start.tau)
-        half = est.add_to(end.size / start.size, x, {name: step * weight for name, weight in start.row.items()})
+        half = est.add_to(end.size / start.size, x, start.row, step)
         slope = denoise(euler, s).combine(self.clock.frame(process, s).row)
         return mix(1.0, half, step, slope)
 

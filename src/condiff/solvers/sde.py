@@ -19,6 +19,7 @@ from condiff.core.rng import Rng
 from condiff.core.shapes import Scalar, expand, known, mix
 from condiff.core.solver import Solver, State
 from condiff.process.gaussian import Gaussian
+from condiff.process.scalar import holds, sqrt
 from condiff.solvers.rungekutta import noiseless
 
 
@@ -50,7 +51,7 @@ class Anderson:
             ValueError: Where alpha = 0.
         """
         alpha, sigma = process.coefficients(t)
-        if _holds(alpha == 0.0):
+        if holds(alpha == 0.0):
             raise ValueError(
                 "Anderson's diffusion is infinite where alpha = 0 (t = 1 of this schedule); use Proportional(), or "
                 "start below"
@@ -112,7 +113,7 @@ class SDE:
             ValueError: If s > t, or the diffusion is infinite at t.
         """
         _needs_score(process)
-        if _holds(known(s) > known(t)):
+        if holds(known(s) > known(t)):
             raise ValueError("SDE runs time downwards (s <= t); invert with a deterministic solver")
         x = state.x
         est = denoise(x, t)
@@ -126,7 +127,7 @@ class SDE:
         _, sigma = process.coefficients(t)
         rates = process.rates(t)
         drift = {"data": step * rates["data"], "noise": step * (rates["noise"] + eps / sigma)}
-        new = mix(1.0, est.add_to(1.0, x, drift), _root(-2.0 * eps * step), fresh)
+        new = mix(1.0, est.add_to(1.0, x, drift), sqrt(-2.0 * eps * step), fresh)
         return State(torch.where(expand(last, x), jump, new) if isinstance(last, Tensor) else new)
 
 
@@ -174,7 +175,7 @@ class Langevin:
             return State(x)
         alpha_t, sigma_t = process.coefficients(t)
         alpha_s, sigma_s = process.coefficients(s)
-        ratio = _root((alpha_s * alpha_s + sigma_s * sigma_s) / (alpha_t * alpha_t + sigma_t * sigma_t))
+        ratio = sqrt((alpha_s * alpha_s + sigma_s * sigma_s) / (alpha_t * alpha_t + sigma_t * sigma_t))
         level = torch.where(last, t, s) if isinstance(last, Tensor) else s
         new = _correct(process, denoise, mix(ratio, state.x, 0.0, state.x), level, self.num_corrections, self.snr, rng)
         return State(torch.where(expand(last, new), x, new) if isinstance(last, Tensor) and x is not None else new)
@@ -250,14 +251,3 @@ def _correct(
 def _needs_score(process: Gaussian) -> None:
     if not process.noise.additive:
         raise TypeError(f"a stochastic step needs a score, and {process.noise} has none of the form -noise / sigma")
-
-
-def _holds(flag: Tensor | bool) -> bool:
-    # A compiled step relies on its caller's grid: tracing cannot branch on a value.
-    if isinstance(flag, Tensor):
-        return not torch.compiler.is_compiling() and bool(flag.any())
-    return flag
-
-
-def _root(value: Scalar) -> Scalar:
-    return torch.sqrt(value) if isinstance(value, Tensor) else value**0.5
