@@ -47,44 +47,37 @@ def diffusers_loop(name: str, x: Tensor, out: Tensor, steps: int, **options: Any
     return run
 
 
+UNUSED = ("torchsde", "torchdiffeq", "torchvision", "torchvision.transforms", "torchvision.transforms.functional")
+"""What k-diffusion's module imports for functions that no loop here calls."""
+
+
 def kdiffusion() -> types.ModuleType:
-    """Return k-diffusion's sampling module, loaded alone: its package wants image and training libraries."""
-    try:
-        return importlib.import_module("k_diffusion.sampling")
-    except ImportError:
-        pass
-    sys.modules.pop("k_diffusion", None)
+    """Return k-diffusion's sampling module, loaded alone: its package wants image and training libraries.
+
+    It comes by `pip install --no-deps k-diffusion`; with its dependencies it would bring a web client, two image
+    libraries and a metric suite that none of its samplers needs.
+    """
+    if "k_diffusion.sampling" in sys.modules:
+        return sys.modules["k_diffusion.sampling"]
     spec = importlib.util.find_spec("k_diffusion")
     if spec is None or spec.origin is None:
-        raise ImportError("k_diffusion is not installed")
-    folder = Path(spec.origin).parent
+        raise ImportError("k_diffusion is not installed; pip install --no-deps k-diffusion")
     package = types.ModuleType("k_diffusion")
-    package.__path__ = [str(folder)]
-    placed = {"k_diffusion": package}
-    # Modules that only other functions of the file use may be absent.
-    for absent in (
-        "torchsde",
-        "torchdiffeq",
-        "torchvision",
-        "torchvision.transforms",
-        "torchvision.transforms.functional",
-    ):
-        try:
-            importlib.import_module(absent)
-        except ImportError:
-            placed[absent] = types.ModuleType(absent)
-            if "." in absent:
-                parent, _, leaf = absent.rpartition(".")
-                setattr(sys.modules.get(parent) or placed[parent], leaf, placed[absent])
-    if "torchdiffeq" in placed:
-        placed["torchdiffeq"].odeint = None  # type: ignore[attr-defined]
-    sys.modules.update(placed)
+    package.__path__ = [str(Path(spec.origin).parent)]
+    placed = {name: types.ModuleType(name) for name in UNUSED}
+    placed["torchdiffeq"].odeint = None  # type: ignore[attr-defined]
+    placed["torchvision"].transforms = placed["torchvision.transforms"]  # type: ignore[attr-defined]
+    placed["torchvision.transforms"].functional = placed["torchvision.transforms.functional"]  # type: ignore[attr-defined]
+    before = {name: sys.modules.get(name) for name in UNUSED}
+    sys.modules.update(placed, k_diffusion=package)
     try:
         return importlib.import_module("k_diffusion.sampling")
     finally:
-        for name in placed:
-            if name != "k_diffusion":
-                sys.modules.pop(name, None)
+        for name, module in before.items():
+            if module is None:
+                sys.modules.pop(name)
+            else:
+                sys.modules[name] = module
 
 
 def kdiffusion_loop(name: str, x: Tensor, out: Tensor, steps: int) -> Loop:

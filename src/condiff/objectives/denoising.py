@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from condiff.core.condition import Condition
 from condiff.core.denoiser import Denoiser
@@ -87,14 +87,15 @@ class Denoising:
             shape = data.shape[: self.time_axes]
             t = draw_times(self.times, shape, schedule=self.process.schedule, rng=rng).to(data.device)
             draw = self.process.draw(data, t, rng=rng)
-        est = denoiser(draw.x, draw.t, cond)
-        row = self.process.row(self.target, draw.t)
-        truth = Moments(draw.latents).combine(row)
-        error = (est.read(row, self.target).to(truth.dtype) - truth).square()
+        t, latents, row = draw.t, draw.latents, self.process.row(self.target, draw.t)
+        value = denoiser(draw.x, t, cond).read(row, self.target)
+        del draw  # the state's memory serves the residual
+        truth = Moments(latents).combine(row)
+        error = nn.functional.mse_loss(value.to(truth.dtype), truth, reduction="none")
         # Average over what has no time of its own, then weight, then over frames or tokens.
-        axes = draw.t.ndim if draw.t.ndim else 1
+        axes = t.ndim if t.ndim else 1
         error = error.flatten(axes).mean(axes) if error.ndim > axes else error
-        for weight in (self.times.weight(draw.t), self.weight(self.process, draw.t) if self.weight else None):
+        for weight in (self.times.weight(t), self.weight(self.process, t) if self.weight else None):
             if weight is not None:
                 error = error * weight.to(error.dtype)
         return Loss(error.flatten(1).mean(1) if error.ndim > 1 else error)
