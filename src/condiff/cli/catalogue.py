@@ -54,6 +54,23 @@ SYSTEMS = (
         "images",
         "",
     ),
+    Entry(
+        "radd",
+        "Reparameterised absorbing discrete diffusion: text without a time input",
+        2025,
+        "text",
+        "radd",
+        "four losses reach the same bound, a network without time is as good as one with it, and a memo makes as many "
+        "calls as there are tokens, with identical text",
+    ),
+    Entry(
+        "text",
+        "General recipe: text written freely, continued, filled in, or from another text",
+        2025,
+        "text",
+        "text",
+        "",
+    ),
     Entry("vectors", "General recipe: table rows, poses, embeddings", 2023, "vectors", "vectors", ""),
 )
 
