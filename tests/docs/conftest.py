@@ -37,6 +37,8 @@ def reader(tmp_path_factory):
     rows = torch.randn(60, 3, generator=generator)
     lines = ["width,height,weight,label", *(f"{a:.3f},{b:.3f},{c:.3f},kind{int(a > 0)}" for a, b, c in rows.tolist())]
     (folder / "measurements.csv").write_text("\n".join(lines) + "\n")
+    (folder / "book.txt").write_text("In the beginning was the word, and the word was long. " * 200)
+    (folder / "pairs.tsv").write_text("\n".join(f"verse {k} saith\tverse {k} says" for k in range(100)))
     return folder
 
 

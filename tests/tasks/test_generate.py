@@ -7,14 +7,16 @@ import torch
 from laws.cases import rng
 from torch import nn
 
+from condiff import recipes
 from condiff.codecs import Standardize
 from condiff.core import ClassLabel, Condition, Embeddings, Picture, RowRng, System, TokenIds, Vector
 from condiff.core.drivers import sample as run
 from condiff.guidance import CFG
 from condiff.objectives import Denoising
-from condiff.process import Flow, Gaussian, Preconditioned, Times, Uniform, Velocity
+from condiff.process import Flow, Gaussian, Interpolant, Preconditioned, Straight, Times, Uniform, Velocity
 from condiff.solvers import Jump, Multistep
 from condiff.tasks import SOLVERS, batches, condition_of, sample, solver_named
+from condiff.tasks.generate import suits
 
 PROCESS = Gaussian(Flow())
 
@@ -93,12 +95,30 @@ def test_what_does_not_fit_is_refused(schema, given, message):
         condition_of(system(schema), given, range(2))
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+TOKENS = {"first-hitting", "ordered", "token-euler"}
+
+
+@pytest.mark.parametrize("name", [name for name in SOLVERS if name not in TOKENS])
 def test_every_solver_name_samples(name):
     first = sample(system(), num_samples=2, solver=name, num_steps=2)
     assert first.shape == (2, 2)
     assert bool(torch.isfinite(first).all())
     assert torch.equal(first, sample(system(), num_samples=2, solver=solver_named(name), num_steps=2))
+
+
+def test_solvers_of_another_process_are_refused_with_those_that_suit():
+    for name in TOKENS:
+        with pytest.raises(ValueError, match=f"solver {name} does not suit .* Gaussian; these do: adams2,"):
+            sample(system(), num_samples=1, solver=name)
+    text = recipes.text(length=4, width=32, depth=1)
+    assert [name for name in SOLVERS if suits(solver_named(name), text.process)] == [
+        "ddim", "ddpm", "first-hitting", "ordered", "token-euler",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="Absorbing; these do: ddim, ddpm, first-hitting"):
+        sample(text, num_samples=1, solver="heun")
+    bridge = Interpolant(Straight())
+    assert suits(solver_named("heun"), bridge)
+    assert not suits(solver_named("unipc"), bridge)
 
 
 def test_an_unknown_solver_names_its_neighbour():

@@ -62,7 +62,7 @@ def run(words: list[str]) -> int:
     if not name:
         raise UsageError(f"{arguments.run} does not say what it was trained on; add --data PATH")
     try:
-        splits = read(name)
+        splits = read(name, **system.data.get("meta", {}).get("read", {}))
     except FileNotFoundError:
         raise UsageError(f"the data {name} are not there; give their place with --data") from None
     if len(splits.test) < FEWEST:

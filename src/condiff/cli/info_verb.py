@@ -13,13 +13,13 @@ from condiff.cli.parser import Parser
 def run(words: list[str]) -> int:
     """Say what is inside a file."""
     parser = Parser(prog="condiff info", description="Say what is inside a checkpoint or a generated file.")
-    parser.add_argument("path", metavar="PATH", help="run folder, checkpoint, or a generated PNG, NPZ or CSV")
+    parser.add_argument("path", metavar="PATH", help="run folder, checkpoint, or a generated PNG, NPZ, CSV or TXT")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.read(words)
     path = Path(arguments.path)
     if not path.exists():
-        raise UsageError(f"nothing at {path}; give a run folder, a checkpoint, or a generated PNG, NPZ or CSV")
-    facts = _generated(path) if path.suffix.lower() in (".png", ".npz", ".csv") else _checkpoint(path)
+        raise UsageError(f"nothing at {path}; give a run folder, a checkpoint, or a generated PNG, NPZ, CSV or TXT")
+    facts = _generated(path) if path.suffix.lower() in (".png", ".npz", ".csv", ".txt") else _checkpoint(path)
     if arguments.json:
         emit(facts)
         return 0

@@ -22,7 +22,7 @@ from condiff.tasks.pictures import columns_for, content_of, mosaic, npz_bytes, p
 from condiff.train.checkpoint import write_atomically
 
 MARK = "# condiff "
-"""How the first line of a CSV begins; the recipe follows as JSON."""
+"""How the first line of a CSV or text file begins; the recipe follows as JSON."""
 
 
 def conditions_for(system: System[Any, Any], given: Mapping[str, Sequence[str]] | None, rows: range) -> Any:  # noqa: ANN401
@@ -155,12 +155,12 @@ def csv_bytes(samples: Tensor, recipe: Mapping[str, Any], names: Sequence[str]) 
 
 
 def recipe_of(path: Path) -> dict[str, Any]:
-    """Read the recipe inside a generated PNG, NPZ or CSV.
+    """Read the recipe inside a generated PNG, NPZ, CSV or text file.
 
     Raises:
         ValueError: If the file is damaged or carries none.
     """
-    if path.suffix.lower() != ".csv":
+    if path.suffix.lower() not in (".csv", ".txt"):
         return recipe_in(path)
     with open(path, errors="replace") as file:
         first = file.readline()
@@ -174,7 +174,7 @@ def recipe_of(path: Path) -> dict[str, Any]:
 
 
 def content(path: Path) -> np.ndarray[Any, Any]:
-    """Read the pixels of a PNG, or the samples of an NPZ or CSV.
+    """Read the pixels of a PNG, the samples of an NPZ or CSV, or the bytes of a text after its first line.
 
     Raises:
         ValueError: If the file is damaged.
@@ -182,6 +182,8 @@ def content(path: Path) -> np.ndarray[Any, Any]:
     try:
         if path.suffix.lower() == ".csv":
             return np.loadtxt(path, np.float32, delimiter=",", skiprows=2, ndmin=2)
+        if path.suffix.lower() == ".txt":
+            return np.frombuffer(path.read_bytes().partition(b"\n")[2], np.uint8)
         return content_of(path)
     except (OSError, ValueError, KeyError, SyntaxError) as error:  # pillow raises SyntaxError for a broken PNG
         raise ValueError(f"{path} is damaged: {str(error).splitlines()[0][:120]}") from None

@@ -23,13 +23,13 @@ NEEDED = (
 def run(words: list[str]) -> int:
     """Regenerate a file and compare."""
     parser = Parser(prog="condiff replay", description="Regenerate a generated file from the recipe inside it.")
-    parser.add_argument("file", metavar="FILE", help="a PNG, NPZ or CSV made by condiff sample")
+    parser.add_argument("file", metavar="FILE", help="a PNG, NPZ, CSV or TXT made by condiff sample")
     parser.add_argument("--run", help="where the run is now, if it was moved")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.read(words)
     path = Path(arguments.file)
     if not path.is_file():
-        raise UsageError(f"no file at {path}; give a PNG, NPZ or CSV made by condiff sample")
+        raise UsageError(f"no file at {path}; give a PNG, NPZ, CSV or TXT made by condiff sample")
 
     from condiff.cli.made import content, recipe_of
 
@@ -68,6 +68,13 @@ def _compare(path: Path, recipe: dict[str, Any], moved: str | None, content: Any
     if not equal:
         return "cannot replay", f"{found[0][1]} has changed since: the run was trained further or replaced", None
     system = opened(equal[0])
+    if recipe["form"] == "txt":
+        from condiff.cli.writing import body, texts
+        from condiff.tasks.text import joined
+
+        made = np.frombuffer(body(joined(texts(system, recipe))).encode(), np.uint8)
+        equal_texts = made.shape == content.shape and bool((made == content).all())
+        return ("equal", f"{path} is regenerated exactly", 0.0) if equal_texts else _edited(path, recipe)
     samples, _ = generate(system, recipe)
     if recipe["form"] in ("npz", "csv"):
         made = samples.numpy() if recipe["form"] == "npz" else samples.flatten(1).numpy()
@@ -93,3 +100,11 @@ def _compare(path: Path, recipe: dict[str, Any], moved: str | None, content: Any
         f"largest difference {difference:g}, more than {limit:g}{why or '; the file was edited'}",
         difference,
     )
+
+
+def _edited(path: Path, recipe: dict[str, Any]) -> tuple[str, str, float | None]:
+    import torch
+
+    if recipe["torch"] != torch.__version__:
+        return "different", f"made with torch {recipe['torch']}, this is {torch.__version__}", None
+    return "different", f"the text of {path} was edited", None

@@ -33,6 +33,9 @@ def _parser() -> Parser:
     parser.add_argument("--first", type=natural, default=0, help="number of the first sample [0]")
     parser.add_argument("--batch-size", type=positive, default=64, help="samples at a time [64]")
     parser.add_argument("--out", metavar="PATH", help=".png (a grid), .npz, .csv, or a folder (one PNG each)")
+    parser.add_argument("--prompt", metavar="TEXT", help="text systems: continue this text")
+    parser.add_argument("--infill", metavar="TEXT", help="text systems: fill the gaps, one underscore a byte")
+    parser.add_argument("--length", type=positive, metavar="N", help="text systems: bytes of the whole text")
     parser.add_argument("--device", default="cpu", help="where to compute [cpu]")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return parser
@@ -81,10 +84,19 @@ def run(words: list[str]) -> int:
     from condiff.cli.made import check_out, conditions_for, write
     from condiff.cli.train_verb import memory
     from condiff.core.condition import ClassLabel
-    from condiff.tasks.generate import solver_named
+    from condiff.tasks.generate import check_solver
     from condiff.tasks.pictures import drawable
 
     system = opened(arguments.run, arguments.device)
+    if system.data.get("kind") == "text":
+        from condiff.cli.writing import run_text
+
+        return run_text(arguments, system, conditions)
+    asked = next((name for name in ("prompt", "infill", "length") if getattr(arguments, name) is not None), None)
+    if asked:
+        raise UsageError(
+            f"--{asked} is for systems that write text; this one makes {system.data.get('kind', 'no text')}"
+        )
     classes = [kind.num_classes for kind in system.schema.values() if isinstance(kind, ClassLabel)]
     count = arguments.num_samples or (4 * classes[0] if len(classes) == 1 and classes[0] <= 20 else 16)
     out = Path(arguments.out) if arguments.out else _default_out(Path(arguments.run), drawable(system))
@@ -108,7 +120,7 @@ def run(words: list[str]) -> int:
     with usage():
         check_out(out, drawable(system), flat=not drawable(system))
         if arguments.solver:
-            solver_named(arguments.solver)
+            check_solver(system, arguments.solver)
         conditions_for(system, conditions, range(1))
         system.grid(recipe["num_steps"])
     started = time.perf_counter()

@@ -12,7 +12,7 @@ from condiff.cli.output import emit, say
 from condiff.cli.parser import Parser, natural, positive
 from condiff.cli.signature import add_options, chosen, recipe_names, recipe_options, training_options
 
-GENERAL = {"images": "images", "vectors": "vectors", "poses": "vectors"}
+GENERAL = {"images": "images", "vectors": "vectors", "poses": "vectors", "text": "text"}
 _DATA_OPTIONS = ("resolution", "channels", "length", "stride")
 
 

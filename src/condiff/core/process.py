@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar, final
+from typing import Protocol, Self, TypeVar, final, runtime_checkable
 
 from torch import Tensor
 
@@ -24,6 +24,7 @@ class Draw:
     latents: Mapping[str, Tensor]
 
 
+@runtime_checkable
 class Process(Protocol[E_contra]):
     """A corruption of data over t in [0, 1] (0 is data, 1 is noise or source) and its reversal."""
 
@@ -48,6 +49,7 @@ class Process(Protocol[E_contra]):
         ...
 
 
+@runtime_checkable
 class Flowing(Process[Moments], Protocol):
     """A process with a probability flow: Gaussian, Interpolant."""
 

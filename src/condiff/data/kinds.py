@@ -8,7 +8,7 @@ from pathlib import Path
 from condiff.data import arrays, files, images, resource, tables
 
 BUNDLED = {
-    "digits": "images", "digits8": "images", "mni152": "volumes", "mocap": "poses", "traffic": "series",
+    "digits": "images", "digits8": "images", "kjv": "text", "mni152": "volumes", "mocap": "poses", "traffic": "series",
     "verses": "text",
 }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,8 @@ def read(
     """Read a folder of images or text, a CSV, NPZ or text file, or a bundled set by its name.
 
     Args:
-        path: Folder, file, or one of "digits", "digits8", "mni152", "mocap", "traffic", "verses" (write `./digits` for
-            your own folder).
+        path: Folder, file, or one of "digits", "digits8", "kjv", "mni152", "mocap", "traffic", "verses" (write
+            `./digits` for your own folder).
         resolution: Side in pixels that images are cut and resized to; None keeps images that are all of one size and
             brings mixed ones to one square.
         channels: 1 for grey, 3 for colour; None takes grey if every image is grey.
@@ -49,11 +50,17 @@ def read(
     try:
         kind = kinds.sniff(path)
         _check(path, kind, resolution, channels, length, stride)
-        return _read(path, kind, resolution, channels, length, stride)
+        splits = _read(path, kind, resolution, channels, length, stride)
     except ValueError as error:
         if str(path) in str(error):
             raise
         raise ValueError(f"{path}: {error}") from error
+    options = {"resolution": resolution, "channels": channels, "length": length, "stride": stride}
+    asked = {name: value for name, value in options.items() if value is not None}
+    if not asked:
+        return splits
+    # What was asked for travels with the data, so that an evaluation reads them the same way.
+    return Splits(*(replace(p, meta={**p.meta, "read": asked}) for p in (splits.train, splits.validation, splits.test)))
 
 
 def _read(
@@ -125,6 +132,10 @@ def _bundled(name: str, length: int | None, stride: int | None) -> Splits:
         from condiff.data.series import traffic
 
         return traffic(length or 192, stride or 24)
+    if name == "kjv":
+        from condiff.data.verses import passages
+
+        return passages(length or TEXT_LENGTH, "kjv", stride)
     if stride is not None:
         raise ValueError("verses: every example is one verse, so there is no stride; leave it out")
     from condiff.data.verses import verses

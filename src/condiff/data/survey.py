@@ -28,6 +28,7 @@ UNEVEN = 10
 BUNDLED_FILES = {
     "digits": "mnist10k.npz",
     "digits8": "mnist10k.npz",
+    "kjv": "verses_kjv_bbe.tsv.xz",
     "mni152": "mni152_2mm.npz",
     "mocap": "mocap.npz",
     "traffic": "metro_traffic_hourly.csv.gz",

@@ -107,12 +107,11 @@ def passages(length: int = 256, version: str = "kjv", stride: int | None = None)
             np.lib.stride_tricks.sliding_window_view(book, length)[::step] for book in running if len(book) >= length
         ]
         data = np.concatenate(rows) if rows else np.empty((0, length), np.int16)
-        return Dataset(
-            torch.from_numpy(data), {}, {}, name="verses", kind="text",
-            meta={
-                "source": "verses", "split": PARTS[code], "split_rule": "whole books", "version": version,
-                "tokens": "utf-8 bytes", "length": length, "vocabulary": corpus.VOCABULARY, "pad": corpus.PAD,
-            },
-        )  # fmt: skip
+        name = "kjv" if version == "kjv" else "verses"
+        meta: dict[str, object] = {
+            "source": name, "split": PARTS[code], "split_rule": "whole books", "version": version,
+            "tokens": "utf-8 bytes", "length": length, "vocabulary": corpus.VOCABULARY, "pad": corpus.PAD,
+        }  # fmt: skip
+        return Dataset(torch.from_numpy(data), {}, {}, name=name, kind="text", meta=meta)
 
     return Splits(part(0), part(1), part(2))

@@ -13,6 +13,7 @@ from condiff.evaluate.likelihood import bits_per_dim, dequantise
 from condiff.evaluate.metric import Metric, flat, mean_interval, wilson
 from condiff.evaluate.neighbours import coverage, density, nearest, precision, radii, recall
 from condiff.evaluate.report import evaluate_samples
+from condiff.evaluate.text import cross_entropy, known_words, token_bound, unigram_entropy, words_of
 
 __all__ = [
     "ConditionUse",
@@ -29,6 +30,7 @@ __all__ = [
     "condition_use",
     "copying",
     "coverage",
+    "cross_entropy",
     "density",
     "dequantise",
     "evaluate_samples",
@@ -41,6 +43,7 @@ __all__ = [
     "judge8",
     "judge_facts",
     "kid",
+    "known_words",
     "mean_interval",
     "moments",
     "nearest",
@@ -48,6 +51,9 @@ __all__ = [
     "radii",
     "recall",
     "span_energy",
+    "token_bound",
     "trajectory_spectrum",
+    "unigram_entropy",
     "wilson",
+    "words_of",
 ]

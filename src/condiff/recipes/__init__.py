@@ -7,12 +7,14 @@ from importlib.metadata import entry_points
 
 from condiff.recipes.digits import digits
 from condiff.recipes.images import images
+from condiff.recipes.radd import radd
+from condiff.recipes.text import text
 from condiff.recipes.vectors import vectors
 from condiff.train.recipe import Recipe, recipe
 
-__all__ = ["Recipe", "digits", "find", "images", "names", "recipe", "vectors"]
+__all__ = ["Recipe", "digits", "find", "images", "names", "radd", "recipe", "text", "vectors"]
 
-_OURS = {made.name: made for made in (digits, images, vectors)}
+_OURS = {made.name: made for made in (digits, images, radd, text, vectors)}
 
 
 def names() -> list[str]:

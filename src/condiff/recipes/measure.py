@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from condiff.core.condition import ClassLabel, Kind, Picture, Series, TokenIds, Vector, schema_to_json
 from condiff.data.batch import Dataset, Splits
@@ -68,3 +68,16 @@ def vectors_of(splits: Splits) -> dict[str, Any]:
     if data.kind not in ("vectors", "poses") or data.data.ndim < 2:
         raise ValueError(f"{data.name} holds {data.kind}, but this recipe needs vectors")
     return {"shape": list(data.data.shape[1:]), "conditions": schema_to_json(schema_of(data)), "about": about(data)}
+
+
+def text_of(splits: Splits) -> dict[str, Any]:
+    """Measure tokens: length, vocabulary and conditions."""
+    data = splits.train
+    if data.kind != "text":
+        raise ValueError(f"{data.name} holds {data.kind}, but this recipe needs text")
+    return {
+        "length": data.data.shape[1],
+        "vocabulary": int(cast(int, data.meta["vocabulary"])),
+        "conditions": schema_to_json(schema_of(data)),
+        "about": about(data),
+    }

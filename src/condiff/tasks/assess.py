@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from condiff.core.condition import ClassLabel, Condition
 from condiff.core.likelihood import log_likelihood
-from condiff.core.rng import RowRng
+from condiff.core.rng import RowRng, SharedRng
 from condiff.core.system import System
 from condiff.data.batch import Dataset, Splits
 from condiff.evaluate.agreement import agreement
@@ -20,9 +21,11 @@ from condiff.evaluate.judge import judge
 from condiff.evaluate.likelihood import bits_per_dim, dequantise
 from condiff.evaluate.metric import Metric
 from condiff.evaluate.report import evaluate_samples
+from condiff.evaluate.text import cross_entropy, known_words, token_bound, unigram_entropy, words_of
 from condiff.objectives.denoising import Dropping
 from condiff.process.gaussian import Gaussian
 from condiff.tasks.generate import sample
+from condiff.tasks.text import words
 
 Features = Callable[[Tensor], Tensor]
 
@@ -128,6 +131,8 @@ def assess(
 
     Returns: Metrics, and the test of condition use if there is a condition and `quick` is false.
     """
+    if splits.test.kind == "text":
+        return _assess_text(system, splits, num=num, seed=seed, quick=quick, talk=talk)
     test = splits.test
     scale = system.guidance_scale
     features, definition = features_for(system, test.data.float())
@@ -167,11 +172,56 @@ def assess(
     return metrics, use
 
 
+def _assess_text(
+    system: System[Any, Any], splits: Splits, *, num: int, seed: int, quick: bool, talk: Callable[[str], None]
+) -> tuple[list[Metric], ConditionUse | None]:
+    """Measure a text system: the bound on held-out text, and samples beside held-out text and beside letters by chance.
+
+    A generative perplexity is not among them: no judge of text ships with the package.
+    """
+    train, test = splits.train.data.long(), splits.test.take(num)
+    vocabulary = system.process.vocabulary
+    count = min(num, 64, len(test))
+    talk(f"writing {count} texts at guidance scale {system.guidance_scale:g}")
+    drawn, _ = sample_like(system, test, count, guidance_scale=system.guidance_scale, seed=seed)
+    held = test.data[:count].long()
+    known = words_of(words(row) for row in train)
+    chance = train.flatten()[torch.randint(train.numel(), held.shape, generator=torch.Generator().manual_seed(seed))]
+    metrics = []
+    for rows, of in ((drawn, "samples"), (held, "held-out text"), (chance, "bytes drawn by their frequency")):
+        try:
+            metric = known_words([words(row) for row in rows], known, of=of, seed=seed)
+        except ValueError:
+            talk(f"the {of} hold too few whole words to count them")
+            continue
+        name = {"samples": "known_words", "held-out text": "known_words_held_out"}.get(of, "known_words_chance")
+        metrics.append(replace(metric, name=name, details={"entropy": unigram_entropy(rows, vocabulary)}))
+    if quick:
+        return metrics, None
+    talk("measuring the bound on held-out text")
+    objective = system.objective.inner if isinstance(system.objective, Dropping) else system.objective
+    rows, cond = test.rows(torch.arange(len(test)))
+
+    @torch.no_grad()
+    def loss(data: Tensor, key: int) -> Tensor:
+        rng = SharedRng(seed, "bound", key)
+        parts = [
+            objective(system.denoiser, part, cond.rows(index) if cond.values else None, rng=rng).rows
+            for index, part in ((i, data[i]) for i in torch.arange(len(data)).split(64))
+        ]
+        return torch.cat(parts)
+
+    bound = token_bound(loss, rows, seed=seed)
+    metrics.append(replace(bound, details={**bound.details, "by_frequency": cross_entropy(rows, train, vocabulary)}))
+    if not system.schema:
+        return metrics, None
+    talk("testing whether the condition is used")
+    return metrics, held_out_use(system, test, seed=seed)
+
+
 def _agreement(samples: Tensor, asked: Tensor) -> Metric:
     return agreement(samples, asked, classify=judge().classify, definition=judge().definition)
 
 
 def _named(metric: Metric, name: str, of: str) -> Metric:
-    from dataclasses import replace
-
     return replace(metric, name=name, definition=f"{metric.definition}; {of}")

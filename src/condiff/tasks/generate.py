@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast, final
+from typing import Any, TypeVar, cast, final, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,22 @@ from condiff.core.rng import RowRng
 from condiff.core.solver import Solver
 from condiff.core.system import System
 from condiff.guidance.cfg import CFG
-from condiff.solvers import SDE, Adams, Euler, EVODiff, Heun, Jump, Langevin, Midpoint, Multistep, Proportional, UniPC
+from condiff.solvers import (
+    SDE,
+    Adams,
+    Euler,
+    EVODiff,
+    FirstHitting,
+    Heun,
+    Jump,
+    Langevin,
+    Midpoint,
+    Multistep,
+    Ordered,
+    Proportional,
+    TokenEuler,
+    UniPC,
+)
 
 SOLVERS: Mapping[str, Callable[[], Solver[Any, Any]]] = {
     "adams2": lambda: Adams(2),
@@ -26,10 +41,13 @@ SOLVERS: Mapping[str, Callable[[], Solver[Any, Any]]] = {
     "dpm3m": lambda: Multistep(3),
     "euler": lambda: Euler(),
     "evodiff": lambda: EVODiff(),
+    "first-hitting": lambda: FirstHitting(),
     "heun": lambda: Heun(),
     "langevin": lambda: Langevin(),
     "midpoint": lambda: Midpoint(),
+    "ordered": lambda: Ordered(),
     "sde": lambda: SDE(Proportional(1.0)),
+    "token-euler": lambda: TokenEuler(),
     "unipc": lambda: UniPC(),
 }
 """Solvers by the names a command line uses."""
@@ -46,6 +64,33 @@ def solver_named(name: str) -> Solver[Any, Any]:
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"no solver named {name!r}{hint} There are {', '.join(SOLVERS)}")
     return SOLVERS[name]()
+
+
+def suits(solver: Solver[Any, Any], process: object) -> bool:
+    """Tell whether a solver takes a process: the type its step names is the one the type checker goes by too."""
+    kind = type(solver)
+    wanted = get_type_hints(kind.step)["process"]
+    if isinstance(wanted, TypeVar):  # named by the class instead, as in Multistep(Linear[Gaussian])
+        wanted = next(get_args(base)[0] for base in getattr(kind, "__orig_bases__", ()) if get_args(base))
+    return isinstance(process, get_origin(wanted) or wanted)
+
+
+def check_solver(system: System[Any, Any], solver: Solver[Any, Any] | str | None) -> Solver[Any, Any]:
+    """Return the solver that a system is asked to use: its own if None.
+
+    Raises:
+        ValueError: If there is none of that name, or it does not suit the process; the message says which do.
+    """
+    if solver is None:
+        return system.solver
+    made = solver_named(solver) if isinstance(solver, str) else solver
+    if not suits(made, system.process):
+        fitting = [name for name, build in SOLVERS.items() if suits(build(), system.process)]
+        kind = type(system.process).__name__
+        raise ValueError(
+            f"solver {solver} does not suit a system whose process is {kind}; these do: {', '.join(fitting)}"
+        )
+    return made
 
 
 def condition_of(system: System[Any, Any], given: Mapping[str, Any] | None, rows: range) -> Condition | None:
@@ -242,7 +287,7 @@ def batches(
         raise ValueError(f"guidance_scale must be finite, got {scale}")
     if isinstance(cond, Condition) and len(cond) != num_samples:
         raise ValueError(f"cond has {len(cond)} rows for {num_samples} samples")
-    chosen = solver_named(solver) if isinstance(solver, str) else (solver or system.solver)
+    chosen = check_solver(system, solver)
     grid = system.grid(system.num_steps if num_steps is None else num_steps)
     was_training = _eval(system.denoiser)
     try:
@@ -263,7 +308,7 @@ def batches(
                 system.process,
                 denoiser,
                 chosen,
-                (len(rows), *system.shape),
+                (len(rows), *(system.shape if source is None else source.shape[1:])),
                 grid,
                 cond=given,
                 rng=RowRng(seed, rows, device=device),

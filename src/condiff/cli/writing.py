@@ -1,0 +1,100 @@
+"""`condiff sample` of a system that writes text: to the terminal as it comes, and to a file with its recipe."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from condiff.cli.errors import UsageError, usage
+from condiff.cli.made import MARK, conditions_for
+from condiff.cli.output import emit, say
+from condiff.core.system import System
+from condiff.tasks.generate import check_solver
+from condiff.tasks.text import write
+from condiff.train.checkpoint import write_atomically
+
+
+def run_text(
+    arguments: argparse.Namespace, system: System[Any, Any], conditions: Mapping[str, Sequence[str]] | None
+) -> int:
+    """Write texts, print them, and keep them in a file."""
+    from condiff.cli.sample_verb import complete
+
+    run = Path(arguments.run)
+    folder = run / "samples" if run.is_dir() else run.parent
+    out = Path(arguments.out) if arguments.out else folder / "sample.txt"
+    if out.suffix != ".txt" or out.is_dir():
+        raise UsageError(f"--out {out} does not fit text; expected a file that ends in .txt")
+    recipe = {
+        "made_by": "condiff sample",
+        "run": arguments.run,
+        "num_samples": arguments.num_samples or 4,
+        "num_steps": system.num_steps if arguments.steps is None else arguments.steps,
+        "solver": arguments.solver,
+        "guidance_scale": system.guidance_scale if arguments.guidance_scale is None else arguments.guidance_scale,
+        "cond": conditions,
+        "seed": arguments.seed,
+        "first": arguments.first,
+        "batch_size": arguments.batch_size,
+        "prompt": arguments.prompt or "",
+        "infill": arguments.infill or "",
+        "length": arguments.length,
+    }
+    if not system.schema and recipe["guidance_scale"] != 1.0:
+        raise UsageError(
+            f"this system takes no condition, so --guidance-scale {recipe['guidance_scale']:g} cannot be used"
+        )
+    with usage():
+        if arguments.solver:
+            check_solver(system, arguments.solver)
+        conditions_for(system, conditions, range(1))
+        system.grid(recipe["num_steps"])
+        pieces = texts(system, recipe)
+        first = next(pieces)
+    started = time.perf_counter()
+    stream = recipe["num_samples"] == 1 and not arguments.json
+    parts = [first]
+    if stream:
+        _show(first[0])
+    for new in pieces:
+        parts.append(new)
+        if stream:
+            _show(new[0])
+    found = ["".join(each) for each in zip(*parts, strict=True)]
+    if stream:
+        _show("\n")
+    head = MARK + json.dumps({**complete(recipe, system, 0), "form": "txt"}) + "\n"
+    write_atomically(out, (head + body(found)).encode())
+    if arguments.json:
+        emit({**recipe, "texts": found, "files": [str(out)], "seconds": round(time.perf_counter() - started, 3)})
+    elif not stream:
+        print(body(found), end="")
+    say(f"{len(found)} texts in {time.perf_counter() - started:.1f} s: {out}")
+    return 0
+
+
+def texts(system: System[Any, Any], recipe: Mapping[str, Any]) -> Any:  # noqa: ANN401 - the iterator of `write`
+    """Write what a recipe asks for, piece by piece."""
+    count, first = recipe["num_samples"], recipe["first"]
+    names = ("num_samples", "prompt", "infill", "length", "num_steps", "solver", "seed", "batch_size", "first")
+    return write(
+        system,
+        cond=conditions_for(system, recipe["cond"], range(first, first + count)),
+        guidance_scale=recipe["guidance_scale"] if system.schema else None,
+        **{name: recipe[name] for name in names},
+    )
+
+
+def body(found: Sequence[str]) -> str:
+    """Return texts as they stand in a file and on the terminal, each under a line that numbers it."""
+    return "".join(f"--- {k}\n{text}\n" for k, text in enumerate(found))
+
+
+def _show(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,115 @@
+"""`condiff train` on a text file, and `condiff sample` with prompts and gaps, end to end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from condiff.cli.main import main
+
+FAST = ("--steps", "2", "--batch-size", "4", "--width", "32", "--depth", "1")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "my.txt").write_text("the quick brown fox jumps over the lazy dog. " * 400)
+    out = folder / "run"
+    assert main(["train", str(folder / "my.txt"), "--length", "32", "--out", str(out), *FAST]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    lines = [f"word {k} said\tsaid word {k}" for k in range(400)]
+    (folder / "pairs.tsv").write_text("\n".join(lines))
+    out = folder / "run"
+    assert main(["train", str(folder / "pairs.tsv"), "--length", "16", "--out", str(out), *FAST]) == 0
+    return out
+
+
+def test_a_prompt_reaches_the_terminal_and_the_file_and_replays(run, capsys):
+    words = ["sample", str(run), "-n", "1", "--prompt", "the quick", "--length", "60", "--steps", "4"]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("the quick")
+    file = run / "samples" / "sample.txt"
+    head, _, rest = file.read_bytes().partition(b"\n")
+    assert json.loads(head.removeprefix(b"# condiff "))["prompt"] == "the quick"
+    assert rest.decode(errors="replace").startswith("--- 0\nthe quick")
+    assert main(["replay", str(file)]) == 0
+    assert "equal" in capsys.readouterr().out
+    file.write_bytes(head + b"\n" + rest.replace(b"quick", b"slow!"))
+    assert main(["replay", str(file)]) == 1
+    assert "edited" in capsys.readouterr().out
+    assert main(["info", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["form"] == "txt"
+
+
+def test_several_texts_and_gaps_as_json(run, tmp_path, capsys):
+    out = tmp_path / "a.txt"
+    words = ["sample", str(run), "-n", "3", "--infill", "the ____ fox", "--steps", "4", "--out", str(out), "--json"]
+    assert main(words) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert len(facts["texts"]) == 3
+    assert facts["files"] == [str(out)]
+    assert all(text.startswith("the ") and text.endswith(" fox") for text in facts["texts"])
+
+
+def test_an_input_text_is_a_condition_and_eval_measures_its_use(pairs, capsys):
+    words = ["sample", str(pairs), "-n", "2", "--cond", "input=word 7 said", "--steps", "2", "--guidance-scale", "1.5"]
+    assert main(words) == 0
+    assert capsys.readouterr().out.count("---") >= 2
+    assert main(["eval", str(pairs), "-n", "10", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["metrics"][-1]["name"] == "bits_per_token"
+    assert facts["condition_use"]["verdict"]
+
+
+def test_eval_reads_the_text_as_training_did(run, capsys):
+    assert main(["eval", str(run), "-n", "10", "--json"]) == 0
+    metrics = {m["name"]: m for m in json.loads(capsys.readouterr().out)["metrics"]}
+    assert 4.0 < metrics["bits_per_token"]["value"] < 8.5  # hardly trained: near the 8 bits of a uniform byte
+    assert metrics["known_words_held_out"]["value"] == 1.0
+    assert metrics["known_words_chance"]["value"] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--infill", "no gap"], "has no gap"),
+        (["--prompt", "a", "--infill", "b_"], "not both"),
+        (["--prompt", "abc", "--length", "2"], "leaves nothing to write"),
+        (["--out", "x.png"], "ends in .txt"),
+        (["--guidance-scale", "2"], "takes no condition"),
+        (["--cond", "input=a"], "takes no condition"),
+        (["--solver", "orderd"], "did you mean 'ordered'"),
+    ],
+)
+def test_wrong_wishes_get_one_line(run, words, message, capsys):
+    assert main(["sample", str(run), *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_prompts_are_for_text_systems(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "vectors", "--data", "mocap", "--out", str(out), "--steps", "1", "--width", "16"]) == 0
+    capsys.readouterr()
+    assert main(["sample", str(out), "--prompt", "hello"]) == 2
+    assert "for systems that write text; this one makes poses" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "empty"), (b"one short line", "32 bytes"), (b"\xff\xfe\x00bad" * 40, "UTF-8")],
+)
+def test_bad_text_files_get_one_line(tmp_path, content, message, capsys):
+    (tmp_path / "bad.txt").write_bytes(content)
+    assert main(["train", str(tmp_path / "bad.txt"), "--length", "32", "--out", str(tmp_path / "r"), *FAST]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert not (tmp_path / "r").exists()

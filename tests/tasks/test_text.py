@@ -1,0 +1,96 @@
+"""Writing text: prompts, gaps and long texts, with an exact model of two sentences."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from condiff.oracles import TokenTable
+from condiff.process import Absorbing
+from condiff.recipes import text
+from condiff.solvers import Ordered
+from condiff.tasks.text import ids, joined, words, write
+
+TEXTS = ("the cat sat down", "a dog ran far on")
+
+
+@pytest.fixture
+def system():
+    made = text(length=16, width=32, depth=1)
+    process = Absorbing(257)
+    table = TokenTable(process, torch.stack([ids(t) for t in TEXTS]), torch.tensor([0.5, 0.5]))
+    return replace(made, process=process, denoiser=table, num_steps=16, data={"kind": "text"})
+
+
+def test_bytes_go_round():
+    for given in ("plain", "naïve — 東京", "a\nb\t c"):
+        assert words(ids(given)) == given
+    assert words(torch.tensor([72, 105, 256, 33])) == "Hi"  # 256 ends a text
+
+
+def test_a_prompt_is_continued_and_kept(system):
+    found = joined(write(system, num_samples=3, prompt="a d"))
+    assert found == [TEXTS[1]] * 3
+
+
+def test_gaps_are_filled_by_what_surrounds_them(system):
+    assert joined(write(system, num_samples=2, infill="the ___ sat ____")) == [TEXTS[0]] * 2
+    assert joined(write(system, num_samples=1, infill="a ___ ran")) == ["a dog ran"]  # shorter than it was trained for
+
+
+def test_free_texts_are_both_and_named_by_their_number(system):
+    found = joined(write(system, num_samples=20, seed=3))
+    assert set(found) == set(TEXTS)
+    assert joined(write(system, num_samples=5, first=10, seed=3, batch_size=2)) == found[10:15]
+
+
+def test_a_long_text_is_written_in_windows_after_its_own_end():
+    """A table of windows of one cyclic text: whatever was written, the next window has only one continuation."""
+    cycle = "abcdefghijklmnopqrst"
+    every = [(cycle * 3)[k : k + 16] for k in range(len(cycle))]
+    process = Absorbing(257)
+    made = text(length=16, width=32, depth=1)
+    table = TokenTable(process, torch.stack([ids(t) for t in every]), torch.full((20,), 0.05))
+    system = replace(made, process=process, denoiser=table, num_steps=16, data={"kind": "text"})
+    pieces = list(write(system, num_samples=2, prompt="ab", length=50))
+    assert pieces[0] == ["ab", "ab"]
+    assert len(pieces) > 3  # it comes piece by piece
+    assert ["".join(p) for p in zip(*pieces, strict=True)] == [(cycle * 3)[:50]] * 2
+    long = (cycle * 3)[3:33]
+    assert joined(write(system, num_samples=1, prompt=long, length=41)) == [(cycle * 3)[3:44]]
+    assert joined(write(system, num_samples=1, prompt="abc", length=9)) == ["abcdefghi"]
+
+
+def test_the_end_of_a_text_ends_it():
+    process = Absorbing(257)
+    row = torch.cat([ids("short"), torch.full((11,), 256)])
+    made = text(length=16, width=32, depth=1)
+    system = replace(
+        made, process=process, denoiser=TokenTable(process, row[None], torch.ones(1)), solver=Ordered(), num_steps=4,
+        data={"kind": "text"},
+    )  # fmt: skip
+    assert list(write(system, num_samples=2, length=100)) == [["short", "short"]]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"prompt": "a", "infill": "b_"}, "not both"),
+        ({"infill": "no gap here"}, "has no gap"),
+        ({"infill": "_" * 17}, "17 bytes, but this system reads 16"),
+        ({"infill": "a_", "length": 7}, "keeps its own length"),
+        ({"prompt": "long", "length": 4}, "leaves nothing to write"),
+    ],
+)
+def test_what_cannot_be_written_is_one_clear_line(system, wanted, message):
+    with pytest.raises(ValueError, match=message):
+        list(write(system, **wanted))
+
+
+def test_other_systems_write_no_text():
+    from condiff.recipes import vectors
+
+    with pytest.raises(ValueError, match="for text"):
+        list(write(vectors(), prompt="a"))
