@@ -70,6 +70,12 @@ SYSTEMS = (
         "text",
         "text",
         "",
+        "pfgmpp",
+        "PFGM++: diffusion with heavier-tailed noise, more tolerant of errors",
+        2023,
+        "images",
+        "pfgmpp",
+        "D = 16 bears injected error at least 25 % better than D = infinity (EDM), and draws as well without",
     ),
     Entry("vectors", "General recipe: table rows, poses, embeddings", 2023, "vectors", "vectors", ""),
 )

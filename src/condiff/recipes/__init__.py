@@ -15,6 +15,12 @@ from condiff.train.recipe import Recipe, recipe
 __all__ = ["Recipe", "digits", "find", "images", "names", "radd", "recipe", "text", "vectors"]
 
 _OURS = {made.name: made for made in (digits, images, radd, text, vectors)}
+from condiff.recipes.pfgmpp import pfgmpp
+from condiff.recipes.vectors import vectors
+
+__all__ = ["Recipe", "digits", "find", "images", "names", "pfgmpp", "recipe", "vectors"]
+
+_OURS = {made.name: made for made in (digits, images, pfgmpp, vectors)}
 
 
 def names() -> list[str]:
