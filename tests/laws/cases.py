@@ -49,6 +49,13 @@ TIME_LAWS = {
     "Stratified": process.Stratified(process.UniformTime()),
     "Importance": process.Importance((1.0, 3.0, 2.0)),
 }
+COUPLINGS = {
+    "Independent": process.Independent(),
+    "Gibbs": process.Gibbs(0.8),
+    "MinibatchOT": process.MinibatchOT(4),
+    "Sinkhorn": process.Sinkhorn(0.5),
+    "PerClass": process.PerClass(process.MinibatchOT(), "label"),
+}
 CLOCKS = {"ProcessTime": process.ProcessTime(), "Ratio": process.Ratio(), "FlowClock": process.FlowClock(0.7)}
 
 
@@ -185,7 +192,7 @@ INSTANCES: dict[str, object] = {
     # process
     **{
         type(value).__name__: value
-        for group in (SCHEDULES, TARGETS, NOISES, BRIDGES, GRIDS, TIME_LAWS, CLOCKS)
+        for group in (SCHEDULES, TARGETS, NOISES, BRIDGES, GRIDS, TIME_LAWS, CLOCKS, COUPLINGS)
         for value in group.values()
     },
     "Gaussian": FLOW,
@@ -230,6 +237,7 @@ INSTANCES: dict[str, object] = {
     "TopP": guidance.TopP(TABLE, 0.9),
     # objectives
     "Denoising": objectives.Denoising(FLOW, process.Velocity()),
+    "Coupled": objectives.Coupled(objectives.Denoising(FLOW, process.Velocity()), FLOW, process.MinibatchOT()),
     "Dropping": objectives.Dropping(objectives.Denoising(FLOW, process.Velocity()), {"label": 0.5}),
     "MaskedTokens": objectives.MaskedTokens(process.Absorbing(3)),
     "ScoreEntropy": objectives.ScoreEntropy(process.Absorbing(3)),

@@ -12,6 +12,7 @@ from condiff.evaluate.judge import Judge, Judge8, judge, judge8, judge_facts
 from condiff.evaluate.likelihood import bits_per_dim, dequantise
 from condiff.evaluate.metric import Metric, flat, mean_interval, wilson
 from condiff.evaluate.neighbours import coverage, density, nearest, precision, radii, recall
+from condiff.evaluate.paths import effective_size, path_metrics, tilt
 from condiff.evaluate.report import evaluate_samples
 from condiff.evaluate.text import cross_entropy, known_words, token_bound, unigram_entropy, words_of
 
@@ -33,6 +34,7 @@ __all__ = [
     "cross_entropy",
     "density",
     "dequantise",
+    "effective_size",
     "evaluate_samples",
     "exchange",
     "explained_variance",
@@ -47,10 +49,12 @@ __all__ = [
     "mean_interval",
     "moments",
     "nearest",
+    "path_metrics",
     "precision",
     "radii",
     "recall",
     "span_energy",
+    "tilt",
     "token_bound",
     "trajectory_spectrum",
     "unigram_entropy",

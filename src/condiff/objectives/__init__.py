@@ -2,6 +2,7 @@
 
 from condiff.objectives.bound import Bound, Hybrid, step_divergence
 from condiff.objectives.consistency import CTM, Consistency, Curriculum
+from condiff.objectives.coupled import Coupled
 from condiff.objectives.denoising import Denoising, Dropping, MinSNR, Weight
 from condiff.objectives.distillation import Eulerian, Lagrangian, Semigroup
 from condiff.objectives.meanflow import MeanFlow
@@ -12,6 +13,7 @@ __all__ = [
     "AnyOrder",
     "Bound",
     "Consistency",
+    "Coupled",
     "Curriculum",
     "Denoising",
     "Dropping",

@@ -2,6 +2,7 @@
 
 from condiff.process.absorbing import Absorbing, GeometricMasking, LinearMasking, Masking, TimeFree, Unmasked
 from condiff.process.clock import Clock, FlowClock, Frame, ProcessTime, Ratio
+from condiff.process.coupling import Coupling, Gibbs, Independent, MinibatchOT, PerClass, Sinkhorn, pair_cost
 from condiff.process.flowmap import Diagonal, FlowMap, Jumps, Mapped
 from condiff.process.gaussian import Gaussian, Preconditioned
 from condiff.process.grid import FlowTime, Grid, Karras, LogSNR, Times, Trailing, Uniform
@@ -27,6 +28,7 @@ __all__ = [
     "Bridge",
     "Clock",
     "Cosine",
+    "Coupling",
     "Data",
     "Diagonal",
     "Flow",
@@ -36,8 +38,10 @@ __all__ = [
     "Frame",
     "Gaussian",
     "GeometricMasking",
+    "Gibbs",
     "Grid",
     "Importance",
+    "Independent",
     "Interpolant",
     "Jumps",
     "Karras",
@@ -49,13 +53,16 @@ __all__ = [
     "LogitNormal",
     "Mapped",
     "Masking",
+    "MinibatchOT",
     "Noise",
     "Normal",
     "Offset",
+    "PerClass",
     "Preconditioned",
     "ProcessTime",
     "Ratio",
     "Score",
+    "Sinkhorn",
     "Straight",
     "Stratified",
     "Student",
@@ -74,4 +81,5 @@ __all__ = [
     "VarianceHead",
     "Velocity",
     "draw_times",
+    "pair_cost",
 ]
