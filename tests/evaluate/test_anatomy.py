@@ -72,6 +72,9 @@ def test_features_commit_at_the_kappa_of_their_deviation():
     estimates = torch.stack([oracle(x, t, None).parts["data"] for x, t in zip(states, times, strict=True)])
     found = commitment(estimates, process.schedule(times)[1], oracle.basis, oracle.mean)
     torch.testing.assert_close(found, variances.sqrt(), atol=0.0, rtol=2e-3)
+    noisy = estimates.clone()
+    noisy[:200, :, :] += 10.0  # errors long before the crossings do not count
+    torch.testing.assert_close(commitment(noisy, process.schedule(times)[1], oracle.basis, oracle.mean), found)
     late = commitment(estimates[400:], process.schedule(times)[1][400:], oracle.basis, oracle.mean)
     assert float(late[0]) == pytest.approx(float(process.schedule(times[400])[1]))  # decided before the first node
 

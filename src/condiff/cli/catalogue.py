@@ -77,6 +77,14 @@ SYSTEMS = (
         "pfgmpp",
         "D = 16 bears injected error at least 25 % better than D = infinity (EDM), and draws as well without",
     ),
+    Entry(
+        "painters",
+        "Gaussian teleportation: the first sampling steps by one exact jump",
+        2023,
+        "any",
+        "painters",
+        "an exact Gaussian jump replaces at least 25 % of the network calls of an EDM sampler at equal quality",
+    ),
     Entry("vectors", "General recipe: table rows, poses, embeddings", 2023, "vectors", "vectors", ""),
 )
 

@@ -108,8 +108,9 @@ def trajectory_spectrum(states: Tensor) -> Tensor:
 def commitment(estimates: Tensor, kappas: Tensor, basis: Tensor, mean: Tensor) -> Tensor:
     """Measure when each direction of the data is half decided along sampling trajectories.
 
-    The kappa at which the mean square of b_k . (data estimate - mean) first reaches half of its final value, linear in
-    log kappa between nodes. Gaussian data: sqrt(v_k) exactly, largest variance first.
+    The kappa from which on the mean square of b_k . (data estimate - mean) is at least half of its final value, linear
+    in log kappa between nodes. Gaussian data: sqrt(v_k) exactly, largest variance first. The last crossing counts: at
+    high noise the estimates of a network err by more than a small direction has to show.
 
     Args:
         estimates: Data estimates along trajectories (N, B, *S), from noise to data.
@@ -124,7 +125,8 @@ def commitment(estimates: Tensor, kappas: Tensor, basis: Tensor, mean: Tensor) -
     power = ((estimates - mean).flatten(2).to(torch.float64) @ basis.to(torch.float64)).square().mean(1)  # (N, K)
     half = 0.5 * power[-1]
     levels = torch.log(kappas.to(torch.float64))
-    at = (power >= half).to(torch.int64).argmax(0)  # first node at or above
+    below = (power < half).to(torch.int64)
+    at = torch.where(below.any(0), len(power) - below.flip(0).argmax(0), 0)  # the node after the last one below
     before = (at - 1).clamp_min(0)
     low, high = power.gather(0, before[None])[0], power.gather(0, at[None])[0]
     share = torch.where(at > 0, (half - low) / (high - low).clamp_min(1e-300), 1.0)

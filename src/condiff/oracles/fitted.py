@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, final
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from condiff.core.condition import Condition
 from condiff.core.rng import Rng
 from condiff.oracles.gaussian import GaussianData
-from condiff.oracles.spectrum import Batches, Spectrum
+from condiff.oracles.spectrum import Spectrum
 from condiff.process.gaussian import Gaussian
 
 
@@ -53,10 +53,10 @@ class Fitted(nn.Module):
         return self.inner(x, t, cond)
 
     @torch.no_grad()
-    def measure(self, batches: Batches) -> None:
-        """Take the statistics of all rows; `batches` starts a fresh pass over batches (B, *S) of them."""
+    def measure(self, batches: Callable[[], Iterable[tuple[Tensor, Condition]]]) -> None:
+        """Take the statistics of all rows; `batches` starts a fresh pass over the encoded rows and their conditions."""
         rank = self.variances.numel()
-        found = Spectrum.fit(batches, rank)
+        found = Spectrum.fit(lambda: (x for x, _ in batches()), rank)
         kept = len(found.variances)  # fewer than rank if there are fewer rows
         self.mean.copy_(found.mean)
         self.basis.zero_()[:, :kept].copy_(found.basis)

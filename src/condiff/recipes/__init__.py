@@ -7,20 +7,16 @@ from importlib.metadata import entry_points
 
 from condiff.recipes.digits import digits
 from condiff.recipes.images import images
+from condiff.recipes.painters import painters
+from condiff.recipes.pfgmpp import pfgmpp
 from condiff.recipes.radd import radd
 from condiff.recipes.text import text
 from condiff.recipes.vectors import vectors
 from condiff.train.recipe import Recipe, recipe
 
-__all__ = ["Recipe", "digits", "find", "images", "names", "radd", "recipe", "text", "vectors"]
+__all__ = ["Recipe", "digits", "find", "images", "names", "painters", "pfgmpp", "radd", "recipe", "text", "vectors"]
 
-_OURS = {made.name: made for made in (digits, images, radd, text, vectors)}
-from condiff.recipes.pfgmpp import pfgmpp
-from condiff.recipes.vectors import vectors
-
-__all__ = ["Recipe", "digits", "find", "images", "names", "pfgmpp", "recipe", "vectors"]
-
-_OURS = {made.name: made for made in (digits, images, pfgmpp, vectors)}
+_OURS = {made.name: made for made in (digits, images, painters, pfgmpp, radd, text, vectors)}
 
 
 def names() -> list[str]:

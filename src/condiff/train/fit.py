@@ -18,6 +18,7 @@ from typing import Any, Protocol, final, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from condiff.core.condition import Condition
 from condiff.core.rng import SharedRng, key
 from condiff.core.system import System
 from condiff.data.batch import Dataset, Splits, batch_index
@@ -29,8 +30,8 @@ from condiff.train.workers import Alone, Workers, local, whole
 class Measuring(Protocol):
     """A module inside a denoiser that reads statistics off the data before the first training step (buffers)."""
 
-    def measure(self, batches: Callable[[], Iterable[Tensor]]) -> None:
-        """Take them; `batches` starts a fresh pass over the encoded training rows, in batches (B, *S)."""
+    def measure(self, batches: Callable[[], Iterable[tuple[Tensor, Condition]]]) -> None:
+        """Take them; `batches` starts a fresh pass over the encoded training rows (B, *S) with their conditions."""
         ...
 
 
@@ -216,10 +217,11 @@ def fit(
 def _measure(system: System[Any, Any], rows: Dataset, progress: Progress, device: torch.device) -> None:
     """Let the modules that want it measure the training rows; every worker finds the same."""
 
-    def batches() -> Iterator[Tensor]:
+    def batches() -> Iterator[tuple[Tensor, Condition]]:
         for index in torch.split(torch.arange(len(rows)), 1024):
             data, cond = rows.rows(index)
-            yield system.codec.encode(data.to(device), cond.to(device))
+            cond = cond.to(device)
+            yield system.codec.encode(data.to(device), cond), cond
 
     for root in (module_of(progress.system), progress.average):
         for module in root.modules():
