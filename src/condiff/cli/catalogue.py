@@ -70,6 +70,8 @@ SYSTEMS = (
         "text",
         "text",
         "",
+    ),
+    Entry(
         "pfgmpp",
         "PFGM++: diffusion with heavier-tailed noise, more tolerant of errors",
         2023,
