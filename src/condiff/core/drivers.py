@@ -29,11 +29,11 @@ def instants(grid: Tensor, device: torch.device | str | None = None) -> list[Ten
     """
     if grid.ndim == 0 or len(grid) < 1:
         raise ValueError("a grid needs at least one node")
-    if not bool(((grid >= 0) & (grid <= 1)).all()):
+    values = grid.tolist() if grid.ndim == 1 else None
+    inside = all(0.0 <= t <= 1.0 for t in values) if values else bool(((grid >= 0) & (grid <= 1)).all())
+    if not inside:
         raise ValueError(f"times must lie in [0, 1], got {grid.min():g} to {grid.max():g}")
-    if grid.ndim == 1:
-        return shared(grid.tolist(), device)
-    return list(grid.to(device=device, dtype=torch.float64).unbind())
+    return shared(values, device) if values else list(grid.to(device=device, dtype=torch.float64).unbind())
 
 
 def trajectory(
@@ -59,8 +59,7 @@ def trajectory(
     """
     # Gradients are off only while this runs, never for the caller between two states; the decorator would do the same
     # at the price of a second generator and a new context a step.
-    off = torch.no_grad()
-    with off:
+    with torch.no_grad():
         times = instants(grid, x.device)
         process = process.given(cond)
         state = solver.init(x, times[0])
@@ -75,8 +74,11 @@ def trajectory(
     yield state
     for _ in times[1:]:
         if torch.is_grad_enabled():
-            with off:
+            torch.set_grad_enabled(False)  # a context of its own each step would cost twice as much
+            try:
                 state = next(states)
+            finally:
+                torch.set_grad_enabled(True)
         else:
             state = next(states)
         yield state

@@ -1,0 +1,6 @@
+"""The benchmarks are a folder beside the tests, not part of the package."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
