@@ -25,7 +25,7 @@ class Effort:
     @property
     def rounds(self) -> int:
         """Rounds of interleaved measurement."""
-        return 3 if self.smoke else 9
+        return 5 if self.smoke else 9
 
     def pick(self, full: int, smoke: int) -> int:
         """Choose a size."""

@@ -65,13 +65,16 @@ class Adams(Linear[Flowing]):
     def step(self, process: Flowing, denoise: Denoise, state: State, t: Tensor, s: Tensor, rng: Rng) -> State:
         """Move from t to s with one call, or two where a row has no history."""
         x, est = state.x, denoise(state.x, t)
-        new = self.advance(process, est, state, t, s)
         fresh = missing(known(state.memory["time1"]))
+        if fresh is True:
+            memory = self.remember(state, est.combine(self.clock.frame(process, t).row), t)
+            return State(midpoint(self.clock, process, denoise, x, est, t, s), memory)
+        new = self.advance(process, est, state, t, s)
         # Tracing cannot branch on a value: a compiled step with per-row history makes the second call every time.
-        if fresh is False or (isinstance(fresh, Tensor) and not (torch.compiler.is_compiling() or bool(fresh.any()))):
+        if fresh is False or not (torch.compiler.is_compiling() or bool(fresh.any())):
             return new
         begun = midpoint(self.clock, process, denoise, x, est, t, s)
-        return State(torch.where(expand(fresh, x), begun, new.x) if isinstance(fresh, Tensor) else begun, new.memory)
+        return State(torch.where(expand(fresh, x), begun, new.x), new.memory)
 
     def _tau(self, process: Flowing, t: Tensor) -> Scalar:
         absent = missing(known(t))

@@ -67,17 +67,23 @@ class Linear(ABC, Generic[Q]):
 
     def advance(self, process: Q, est: Moments, state: State, t: Tensor, s: Tensor) -> State:
         """Move from t to s by the estimate at t."""
-        x, memory, back = state.x, state.memory, range(1, self.depth + 1)
-        row = self.weights(process, t, s, [memory[f"time{j}"] for j in back])
-        if not back:
+        x, memory, depth = state.x, state.memory, self.depth
+        row = self.weights(process, t, s, [memory[f"time{j}"] for j in range(1, depth + 1)])
+        if depth == 0:
             return State(est.add_to(row.state, x, row.row, row.gains[0]))
-        value, time = est.combine(row.row), stamp(t, x)
-        new, kept = mix(row.state, x, row.gains[0], value), {}
-        for j in back:
+        value = est.combine(row.row)
+        new = mix(row.state, x, row.gains[0], value)
+        for j in range(1, depth + 1):
+            new = mix(1.0, new, row.gains[j], memory[f"past{j}"])
+        return State(new, self.remember(state, value, t))
+
+    def remember(self, state: State, value: Tensor, t: Tensor) -> dict[str, Tensor]:
+        """Return the memory after a step from a state at t whose k_0 was `value`: the earlier ones move back."""
+        kept, time = {}, stamp(t, state.x)
+        for j in range(1, self.depth + 1):
             kept[f"past{j}"], kept[f"time{j}"] = value, time
-            value, time = memory[f"past{j}"], memory[f"time{j}"]
-            new = mix(1.0, new, row.gains[j], value)
-        return State(new, kept)
+            value, time = state.memory[f"past{j}"], state.memory[f"time{j}"]
+        return kept
 
     def plan(self, process: Q, times: Sequence[float]) -> Plan:
         """Compute the numbers of every step between times that all rows share, from a start without history."""
