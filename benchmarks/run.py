@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"measuring {', '.join(goals)} ...", file=sys.stderr, flush=True)
         torch.manual_seed(0)
         try:
-            rows += [row for row in importlib.import_module(f"benchmarks.{name}").measure(effort) if row.goal in wanted]
+            rows += [row for row in _measured(name, effort) if row.goal in wanted]
         except Exception:  # one broken group must not hide the others
             traceback.print_exc()
             failed = True
@@ -81,6 +81,19 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         args.json.write_text(json.dumps({"load": load, "rows": [_plain(row) for row in rows]}, indent=1) + "\n")
     return 1 if failed or regressed else 0
+
+
+def _measured(name, effort):  # type: ignore[no-untyped-def]
+    """Measure a group; what seems to have regressed is measured again, and the second reading counts.
+
+    A busy machine spoils one reading, a regression is still there in the second.
+    """
+    measure = importlib.import_module(f"benchmarks.{name}").measure
+    rows = measure(effort)
+    if all(row.sound for row in rows):
+        return rows
+    again = {(row.goal, row.case): row for row in measure(effort)}
+    return [row if row.sound else again.get((row.goal, row.case), row) for row in rows]
 
 
 def render(rows) -> str:  # type: ignore[no-untyped-def]

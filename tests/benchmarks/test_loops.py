@@ -105,7 +105,7 @@ def test_a_neighbour_runs_its_steps_around_the_same_network():
     torch.testing.assert_close(neighbours.diffusers_loop("FlowMatchEulerDiscreteScheduler", x, out, 4)(), x - out)
 
 
-@pytest.mark.filterwarnings("ignore")  # neighbours' own
+@pytest.mark.filterwarnings("ignore")  # neighbours' own; their imports are what takes seconds here
 def test_measuring_gives_rows_of_its_goals():
     rows = loops.measure(Effort(smoke=True))
     assert {row.goal for row in rows} == {"G1", "G2", "G3", "G5"}
