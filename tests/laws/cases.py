@@ -179,6 +179,9 @@ def guidance_stacks(proc: Gaussian) -> dict[str, object]:
         "CleanLoss": guidance.Guided(
             plain, proc, guidance.Sum(((0.3, guidance.CleanLoss(lambda data, cond: data.square().sum(1))),))
         ),
+        "LinearReward": guidance.Guided(
+            plain, proc, guidance.LinearReward(proc, torch.tensor([1.0, -2.0], dtype=DTYPE), 3.0, 0.4)
+        ),
         "CFG of Guided": guidance.CFG(
             guidance.Guided(plain, proc, guidance.Classifier(likes_right), 0.5), 1.5, when=guidance.Everywhere()
         ),
@@ -231,6 +234,7 @@ INSTANCES: dict[str, object] = {
     "Everywhere": guidance.Everywhere(),
     "Interval": guidance.Interval(0.2, 0.8),
     "Sum": guidance.Sum(()),
+    "LinearReward": guidance.LinearReward(FLOW, torch.ones(2), 1.0, 0.1),
     "Memo": guidance.Memo(TABLE),
     "Temperature": guidance.Temperature(TABLE, 0.7),
     "TopK": guidance.TopK(TABLE, 2),
@@ -244,6 +248,7 @@ INSTANCES: dict[str, object] = {
     "TimeCrossEntropy": objectives.TimeCrossEntropy(process.Absorbing(3)),
     "AnyOrder": objectives.AnyOrder(process.Absorbing(3)),
     "MinSNR": objectives.MinSNR(),
+    "PseudoLabels": objectives.PseudoLabels(objectives.Denoising(FLOW, process.Velocity()), nets.Ridge(2), "size", 0.1),
     "MeanFlow": objectives.MeanFlow(process.Mapped(FLOW)),
     "Consistency": objectives.Consistency(process.Mapped(FLOW)),
     "CTM": objectives.CTM(process.Mapped(FLOW), reach=2),
@@ -267,6 +272,9 @@ INSTANCES: dict[str, object] = {
     "Flatten": codecs.Flatten((2, 3)),
     # networks
     "MLP": nets.MLP(6, 16, 1, schema=SCHEMA),
+    "Beside": nets.Beside(denoiser(FLOW), reward=nets.Ridge(2)),
+    "Ridge": nets.Ridge(2),
+    "SubspaceScore": nets.SubspaceScore(6, nets.MLP(2, 16, 1), 2, Flow()),
     "UNet": nets.UNet(nets.Grid(1, 2), nets.UNetSize((8, 16), embed_width=16, head_width=8), schema=SCHEMA),
     "TokenDiT": nets.TokenDiT(5, nets.DiTSize(16, 1, head_width=8), schema=SCHEMA),
     "DiT": nets.DiT(nets.Grid(1, 2), nets.DiTSize(16, 1, head_width=8), patch=2, schema=SCHEMA),

@@ -14,6 +14,7 @@ from condiff.evaluate.metric import Metric, flat, mean_interval, wilson
 from condiff.evaluate.neighbours import coverage, density, nearest, precision, radii, recall
 from condiff.evaluate.paths import effective_size, path_metrics, tilt
 from condiff.evaluate.report import evaluate_samples
+from condiff.evaluate.support import nn_ratio, off_support
 from condiff.evaluate.text import cross_entropy, known_words, token_bound, unigram_entropy, words_of
 
 __all__ = [
@@ -49,6 +50,8 @@ __all__ = [
     "mean_interval",
     "moments",
     "nearest",
+    "nn_ratio",
+    "off_support",
     "path_metrics",
     "precision",
     "radii",

@@ -3,6 +3,7 @@
 from condiff.guidance.cfg import CFG, Autoguidance, Composed, Everywhere, Interval, Rescaled, from_omega
 from condiff.guidance.energy import Classifier, CleanLoss, Energy, Guided, Sum
 from condiff.guidance.experts import ByTime
+from condiff.guidance.linear import LinearReward
 from condiff.guidance.memo import Memo, expected_calls, expected_changes
 from condiff.guidance.tokens import Temperature, TopK, TopP
 
@@ -17,6 +18,7 @@ __all__ = [
     "Everywhere",
     "Guided",
     "Interval",
+    "LinearReward",
     "Memo",
     "Rescaled",
     "Sum",

@@ -5,6 +5,7 @@ of a declared schema, each with a learned null.
 """
 
 from condiff.nn.attention import CrossAttention, SelfAttention, attend, block_causal
+from condiff.nn.beside import Beside
 from condiff.nn.conv import Conv3d, conv
 from condiff.nn.dit import DiT, DiTSize
 from condiff.nn.embed import Conditions, Encoded, TimeEmbedding
@@ -12,12 +13,15 @@ from condiff.nn.init import initialise
 from condiff.nn.layout import Frames, Grid, Layout, Tokens
 from condiff.nn.mlp import MLP
 from condiff.nn.norm import group_norm, modulate, rms_norm
+from condiff.nn.ridge import Ridge
 from condiff.nn.rounding import rounded
+from condiff.nn.subspace import SubspaceScore
 from condiff.nn.tokens import TokenDiT
 from condiff.nn.unet import UNet, UNetSize
 
 __all__ = [
     "MLP",
+    "Beside",
     "Conditions",
     "Conv3d",
     "CrossAttention",
@@ -27,7 +31,9 @@ __all__ = [
     "Frames",
     "Grid",
     "Layout",
+    "Ridge",
     "SelfAttention",
+    "SubspaceScore",
     "TimeEmbedding",
     "TokenDiT",
     "Tokens",

@@ -6,6 +6,7 @@ from condiff.objectives.coupled import Coupled
 from condiff.objectives.denoising import Denoising, Dropping, MinSNR, Weight
 from condiff.objectives.distillation import Eulerian, Lagrangian, Semigroup
 from condiff.objectives.meanflow import MeanFlow
+from condiff.objectives.pseudo import PseudoLabels
 from condiff.objectives.tokens import AnyOrder, MaskedTokens, ScoreEntropy, TimeCrossEntropy
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "MaskedTokens",
     "MeanFlow",
     "MinSNR",
+    "PseudoLabels",
     "ScoreEntropy",
     "Semigroup",
     "TimeCrossEntropy",
