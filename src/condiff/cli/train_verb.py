@@ -36,7 +36,10 @@ def _parser(recipe: str | None) -> Parser:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout at the end")
     for name in _DATA_OPTIONS:
         parser.add_argument(f"--{name}", type=positive, help=f"{name} of the examples read from --data")
-    taken = {"data", "out", "seed", "resume", "device", "json", *_DATA_OPTIONS}
+    parser.add_argument(
+        "--condition", metavar="NAMES", default="", help="numeric columns of a table that are conditions, not data"
+    )
+    taken = {"data", "out", "seed", "resume", "device", "json", "condition", *_DATA_OPTIONS}
     add_options(parser, "training", training_options(recipe), taken)
     add_options(parser, "recipe", own, taken)
     return parser
@@ -108,7 +111,7 @@ def run(words: list[str]) -> int:
         raise UsageError(f"recipe {recipe_name} has no data of its own; add --data PATH")
     try:
         given = {name: getattr(arguments, name) for name in _DATA_OPTIONS if getattr(arguments, name) is not None}
-        splits = read(data, **given)
+        splits = read(data, **given, conditions=_conditions(arguments.condition, recipe, user))
     except FileNotFoundError as error:
         raise UsageError(str(error)) from None
     settings = _settings(recipe.training, settings_given)
@@ -148,6 +151,12 @@ def run(words: list[str]) -> int:
     if arguments.json:
         emit(_summary(run_folder, recipe_name, size))
     return 0
+
+
+def _conditions(typed: str, recipe: Any, user: dict[str, Any]) -> list[str]:  # noqa: ANN401 - a Recipe
+    """List the columns that are conditions: those typed, and those that the recipe's own options name."""
+    own = [user.get(name, recipe.signature.parameters[name].default) for name in recipe.columns]
+    return list(dict.fromkeys([*(name for name in typed.split(",") if name), *own]))
 
 
 def _check_fit(system: Any, splits: Any, settings: Any) -> None:  # noqa: ANN401 - nothing here imports torch on top

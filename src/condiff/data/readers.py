@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +31,7 @@ def read(
     channels: int | None = None,
     length: int | None = None,
     stride: int | None = None,
+    conditions: Sequence[str] = (),
 ) -> Splits:
     """Read a folder of images or text, a CSV, NPZ or text file, or a bundled set by its name.
 
@@ -40,6 +43,8 @@ def read(
         channels: 1 for grey, 3 for colour; None takes grey if every image is grey.
         length: Steps of a series window or bytes of a text example; None chooses by the data.
         stride: Steps or bytes from one window to the next; None chooses.
+        conditions: Names that examples are to be conditioned on. Numeric columns of a plain table are data unless they
+            are named here; a named one may have empty cells, which mean "not known".
 
     Returns: The three parts, with statistics of the training part in `meta`.
 
@@ -50,13 +55,16 @@ def read(
     try:
         kind = kinds.sniff(path)
         _check(path, kind, resolution, channels, length, stride)
-        splits = _read(path, kind, resolution, channels, length, stride)
+        splits = _read(path, kind, resolution, channels, length, stride, tuple(conditions))
+        _check_conditions(conditions, list(splits.train.conditions))
     except ValueError as error:
         if str(path) in str(error):
             raise
         raise ValueError(f"{path}: {error}") from error
     options = {"resolution": resolution, "channels": channels, "length": length, "stride": stride}
-    asked = {name: value for name, value in options.items() if value is not None}
+    asked: dict[str, object] = {name: value for name, value in options.items() if value is not None}
+    if conditions:
+        asked["conditions"] = list(conditions)
     if not asked:
         return splits
     # What was asked for travels with the data, so that an evaluation reads them the same way.
@@ -70,6 +78,7 @@ def _read(
     channels: int | None,
     length: int | None,
     stride: int | None,
+    conditions: tuple[str, ...],
 ) -> Splits:
     if kinds.is_bundled(path):
         return _bundled(str(path), length, stride)
@@ -82,7 +91,7 @@ def _read(
         return _texts(place, length, stride)
     if kind == "series":
         return _series_table(place, length, stride)
-    return _vector_table(place)
+    return _vector_table(place, conditions)
 
 
 def _check(
@@ -109,6 +118,14 @@ def _check(
         raise ValueError(f"{path}: length and stride are for series and text, but this is {kind}; leave them out")
     if kind == "series" and not folder and files.ending(Path(path)) in files.ARRAYS and (length or stride):
         raise ValueError(f"{path}: the series are already cut in this file; leave length and stride out")
+
+
+def _check_conditions(asked: Sequence[str], there: Sequence[str]) -> None:
+    for name in asked:
+        if name not in there:
+            near = difflib.get_close_matches(name, there, 1, 0.6)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise ValueError(f"nothing named {name!r} to condition on{hint} There are {', '.join(there) or 'none'}")
 
 
 def _bundled(name: str, length: int | None, stride: int | None) -> Splits:
@@ -239,11 +256,15 @@ def _series_table(place: Path, length: int | None, stride: int | None) -> Splits
     return windowed(found, length, stride, name=place.name, source=str(place))
 
 
-def _vector_table(place: Path) -> Splits:
+def _vector_table(place: Path, asked: tuple[str, ...] = ()) -> Splits:
     table = tables.parse(place)
     _stop(place, table.problems)
-    classes = {name for name in table.numbers if name.lower() in tables.CLASSES}
-    numeric = [name for name in table.numbers if name not in classes]
+    _check_conditions(asked, [*table.numbers, *table.names])
+    classes = {name for name in table.numbers if name.lower() in tables.CLASSES and name not in asked}
+    known = [name for name in table.numbers if name in asked]
+    numeric = [name for name in table.numbers if name not in classes and name not in known]
+    if not numeric and known:
+        raise ValueError(f"{place}: every numeric column is a condition; leave some of them as data")
     if not numeric:
         raise ValueError(f"{place}: the only numeric column is the class {min(classes)}; add columns of data")
     values = np.stack([table.numbers[name] for name in numeric], axis=1)
@@ -254,6 +275,10 @@ def _vector_table(place: Path) -> Splits:
     for name in classes:
         column = [f"{value:g}" if np.isfinite(value) else None for value in table.numbers[name]]
         conditions.add_classes(name, column)
+    for name in known:
+        if not np.isfinite(table.numbers[name][parts == TRAIN]).any():
+            raise ValueError(f"{place}: column {name} has no number in the training rows; give some rows a value")
+        conditions.add_vectors(name, table.numbers[name][:, None], parts)
     for name, texts in table.names.items():
         column = [None if text.lower() in tables.MISSING else text for text in texts]
         if columns.looks(name, column) == "class":
@@ -275,7 +300,7 @@ def _stop_missing(place: Path, names: list[str], values: NDArray[np.float64]) ->
         worst = [f"{names[column]} ({missing[:, column].sum()})" for column in np.flatnonzero(missing.any(axis=0))]
         raise ValueError(
             f"{place}: {int(missing.sum())} missing or infinite value(s) in column {files.listed(worst)}; fill "
-            f"them or remove the rows"
+            f"them or remove the rows, or make the column a condition, which some rows may lack"
         )
 
 

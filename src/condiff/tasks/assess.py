@@ -22,7 +22,7 @@ from condiff.evaluate.likelihood import bits_per_dim, dequantise
 from condiff.evaluate.metric import Metric
 from condiff.evaluate.report import evaluate_samples
 from condiff.evaluate.text import cross_entropy, known_words, token_bound, unigram_entropy, words_of
-from condiff.objectives.denoising import Dropping
+from condiff.objectives import Dropping, PseudoLabels
 from condiff.process.gaussian import Gaussian
 from condiff.tasks.generate import sample
 from condiff.tasks.text import words
@@ -68,7 +68,9 @@ def held_out_use(system: System[Any, Any], data: Dataset, *, num: int = 512, see
     """
     if not system.schema:
         raise ValueError("this system takes no condition, so there is no use of one to test")
-    objective = system.objective.inner if isinstance(system.objective, Dropping) else system.objective
+    objective = system.objective
+    while isinstance(objective, Dropping | PseudoLabels):  # what a row is asked with is decided here, not in training
+        objective = objective.inner
     rows, cond = data.take(num).rows(torch.arange(min(num, len(data))))
 
     @torch.no_grad()

@@ -26,6 +26,7 @@ class Recipe:
         data: Name of the data it is trained on by default; "" if the user must bring some.
         measure: Reads the arguments that data decide (shape, classes, statistics) off the splits.
         training: Default training settings.
+        columns: Options whose values name conditions that the data must have; columns of a table are read as such.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Recipe:
     data: str
     measure: Callable[[Splits], Mapping[str, Any]]
     training: Training
+    columns: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -60,7 +62,11 @@ class Recipe:
 
 
 def recipe(
-    *, data: str = "", measure: Callable[[Splits], Mapping[str, Any]] | None = None, training: Training | None = None
+    *,
+    data: str = "",
+    measure: Callable[[Splits], Mapping[str, Any]] | None = None,
+    training: Training | None = None,
+    columns: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., System[Any, Any]]], Recipe]:
     """Turn a function of keyword arguments into a recipe of its name.
 
@@ -68,9 +74,10 @@ def recipe(
         data: Name of the data it is trained on by default.
         measure: Reads the arguments that data decide off the splits; none by default.
         training: Default training settings.
+        columns: Options whose values name conditions that the data must have.
     """
 
     def wrap(build: Callable[..., System[Any, Any]]) -> Recipe:
-        return Recipe(build.__name__, build, data, measure or (lambda splits: {}), training or Training())
+        return Recipe(build.__name__, build, data, measure or (lambda splits: {}), training or Training(), columns)
 
     return wrap
