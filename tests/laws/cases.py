@@ -23,6 +23,7 @@ SCHEDULES = {
     "Trig": process.Trig(),
     "Table": process.Table.linear(),
     "ScaledLinear": process.Table.scaled_linear(),
+    "Merged": process.Merged(process.Straight(process.Brownian())),
 }
 TARGETS = {
     "Data": process.Data(),
@@ -33,7 +34,20 @@ TARGETS = {
     "EDM": process.EDM(0.5),
 }
 NOISES = {"Normal": process.Normal(), "Student": process.Student(6.0), "Offset": process.Offset(0.3)}
-BRIDGES = {"Straight": process.Straight(0.7), "Trigonometric": process.Trigonometric(0.4), "bare": process.Straight()}
+LATENTS = {
+    "Still": process.Still(),
+    "Brownian": process.Brownian(0.98),
+    "Parabola": process.Parabola(2.0),
+    "SineSquared": process.SineSquared(0.9),
+    "Sigmoids": process.Sigmoids(),
+}
+BRIDGES = {
+    "Straight": process.Straight(process.Brownian(0.98)),
+    "Trigonometric": process.Trigonometric(process.Brownian(0.32)),
+    "TrigSine": process.Trigonometric(process.SineSquared(0.9)),
+    "EncodingDecoding": process.EncodingDecoding(),
+    "bare": process.Straight(),
+}
 GRIDS = {
     "Uniform": process.Uniform(),
     "Trailing": process.Trailing(),
@@ -145,6 +159,21 @@ class Linear(nn.Module):
         return out + self.c(torch.where(cond.present["label"], cond.values["label"], 2))
 
 
+BRIDGE = process.Interpolant(process.Straight(process.Brownian(0.98)))
+
+
+def heads(proc: process.Interpolant = BRIDGE, seed: int = 0) -> process.Heads:
+    """A velocity and a noise head over (B, 2) states."""
+    return process.Heads(Linear(2, 4, seed=seed), proc, (process.Velocity(), process.Noise()))
+
+
+def bridge_oracle(proc: process.Interpolant, dims: int = 2) -> oracles.MixtureBridge:
+    """Two Gaussians to three."""
+    rows = torch.linspace(-1.0, 1.0, 3 * dims, dtype=DTYPE).reshape(3, dims)
+    source = oracles.Mixture.of(rows[:2].flip(1), 0.3, torch.tensor([0.4, 0.6], dtype=DTYPE))
+    return oracles.MixtureBridge(proc, oracles.Mixture.of(2.0 * rows, 0.1), source)
+
+
 def denoiser(proc: Gaussian, target: object = None) -> process.Preconditioned:
     return process.Preconditioned(Linear(), proc, target or process.V())
 
@@ -195,14 +224,17 @@ INSTANCES: dict[str, object] = {
     # process
     **{
         type(value).__name__: value
-        for group in (SCHEDULES, TARGETS, NOISES, BRIDGES, GRIDS, TIME_LAWS, CLOCKS, COUPLINGS)
+        for group in (SCHEDULES, TARGETS, NOISES, BRIDGES, GRIDS, TIME_LAWS, CLOCKS, COUPLINGS, LATENTS)
         for value in group.values()
     },
     "Gaussian": FLOW,
-    "Interpolant": process.Interpolant(process.Straight(0.7)),
+    "Drift": process.Drift(),
+    "Mirror": process.Mirror(process.Brownian(2.0)),
+    "Interpolant": BRIDGE,
+    "Fields": process.Fields(BRIDGE, torch.ones(2, 2), torch.tensor(0.5), {"velocity": torch.ones(2, 2)}),
     "Absorbing": process.Absorbing(3),
     "Preconditioned": denoiser(FLOW),
-    "TwoHeads": process.TwoHeads(Linear(2, 4), process.Interpolant(process.Straight(0.7))),
+    "Heads": heads(),
     "Unmasked": process.Unmasked(nn.Embedding(4, 3), process.Absorbing(3)),
     "LinearMasking": process.LinearMasking(1e-3),
     "GeometricMasking": process.GeometricMasking(),
@@ -217,6 +249,8 @@ INSTANCES: dict[str, object] = {
     **{type(solver).__name__: solver for solver, _ in ORDERS.values()},
     **{type(solver).__name__: solver for solver in STOCHASTIC.values()},
     "Anderson": solvers.Anderson(),
+    "Bump": solvers.Bump(),
+    "Constant": solvers.Constant(),
     "Proportional": solvers.Proportional(),
     "Implicit": solvers.Implicit(),
     "TokenEuler": solvers.TokenEuler(),
@@ -240,6 +274,7 @@ INSTANCES: dict[str, object] = {
     "TopK": guidance.TopK(TABLE, 2),
     "TopP": guidance.TopP(TABLE, 0.9),
     # objectives
+    "Antithetic": objectives.Antithetic(objectives.Denoising(BRIDGE, process.Velocity())),
     "Denoising": objectives.Denoising(FLOW, process.Velocity()),
     "Coupled": objectives.Coupled(objectives.Denoising(FLOW, process.Velocity()), FLOW, process.MinibatchOT()),
     "Dropping": objectives.Dropping(objectives.Denoising(FLOW, process.Velocity()), {"label": 0.5}),
@@ -259,8 +294,12 @@ INSTANCES: dict[str, object] = {
     "Bound": objectives.Bound(FLOW, 10),
     "Hybrid": objectives.Hybrid(objectives.Denoising(FLOW, process.Noise()), objectives.Bound(FLOW, 10)),
     # oracles
-    "GaussianData": gaussian(FLOW),
     "GaussianMap": oracles.GaussianMap(gaussian(FLOW)),
+    "Unpaired": objectives.Unpaired(objectives.Denoising(FLOW, process.Velocity()), ("label",)),
+    # oracles
+    "GaussianData": gaussian(FLOW),
+    "Mixture": bridge_oracle(BRIDGE).data,
+    "MixtureBridge": bridge_oracle(BRIDGE),
     "MixtureData": mixture(FLOW),
     "DataSetIdeal": oracles.DataSetIdeal(FLOW, torch.randn(5, 2, generator=torch.Generator().manual_seed(0))),
     "TokenTable": TABLE,

@@ -10,7 +10,7 @@ from condiff import codecs, guidance, nn, objectives, oracles, process, solvers
 PACKAGES = [process, solvers, guidance, objectives, oracles, codecs, nn]
 # Protocols, records and functions: nothing to instantiate.
 WITHOUT = {
-    "Bridge", "Clock", "Coupling", "pair_cost", "Frame", "Grid", "Masking", "TimeLaw", "draw_times",  # process
+    "Bridge", "Clock", "Coupling", "pair_cost", "Frame", "Grid", "Latent", "Masking", "TimeLaw", "draw_times",  # process
     "Diffusion", "Ending", "Pool",  # solvers
     "Energy", "expected_calls", "expected_changes", "from_omega",  # guidance
     "Weight", "step_divergence",  # objectives

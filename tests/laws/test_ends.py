@@ -10,7 +10,7 @@ from laws.cases import DTYPE, FLOW, ORDERS, SCHEDULES, STOCHASTIC, TARGETS, deno
 
 from condiff.core import instant, trajectory
 from condiff.core.shapes import expand
-from condiff.process import Flow, Gaussian, Interpolant, LogLinear, Straight
+from condiff.process import Brownian, Flow, Gaussian, Interpolant, LogLinear, Straight
 from condiff.solvers import SDE, Corrected, Jump, Multistep, Proportional
 
 
@@ -104,11 +104,11 @@ def test_a_step_of_no_length_leaves_the_state(t, eta):
 def test_stochastic_steps_do_not_run_upwards(times, form):
     x = rng(0, 1).normal((2, 2))
     t, s = (instant(v) if form == "host" else rows_of(v, v) for v in times)
-    bridge = Interpolant(Straight(0.5))
+    bridge = Interpolant(Straight(Brownian(0.5)))
     with pytest.raises(ValueError, match="s <= t"):
         FLOW.reverse(x, t, s, denoiser(FLOW)(x, t, None), eta=1.0, rng=rng(0, 1))
     with pytest.raises(ValueError, match="s <= t"):
-        bridge.reverse(x, t, s, bridge.infer(x, t, x, x), eta=1.0, rng=rng(0, 1))
+        bridge.reverse(x, t, s, bridge.infer(x, t, {"data": x, "noise": x}), eta=1.0, rng=rng(0, 1))
     solver = SDE(Proportional())
     with pytest.raises(ValueError, match="s <= t"):
         solver.step(FLOW, lambda x, t: denoiser(FLOW)(x, t, None), solver.init(x, t), t, s, rng(0, 1))

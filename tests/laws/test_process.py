@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laws.cases import BRIDGES, DTYPE, GRIDS, NOISES, SCHEDULES, TARGETS, TIME_LAWS, gaussian, rng
+from laws.cases import BRIDGES, DTYPE, GRIDS, LATENTS, NOISES, SCHEDULES, TARGETS, TIME_LAWS, gaussian, rng
 
 from condiff.core import RowRng, expand, instant
 from condiff.process import (
@@ -90,11 +90,21 @@ def test_rates_equal_autograd(schedule):
 @pytest.mark.parametrize("bridge", BRIDGES.values(), ids=BRIDGES)
 def test_bridge_rates_equal_autograd_and_ends_are_right(bridge):
     t = torch.linspace(0.03, 0.97, 20, dtype=DTYPE).requires_grad_()
-    for value, rate in zip(bridge(t), bridge.rates(t), strict=True):
+    *ends, gamma = bridge(t)
+    for value, rate in zip((*ends, gamma * gamma / 2), (*bridge.rates(t), bridge.gamma.product(t)), strict=True):
         (exact,) = torch.autograd.grad(value.sum(), t, retain_graph=True)
         torch.testing.assert_close(rate, exact, atol=1e-10, rtol=1e-10)
     assert bridge(0.0) == pytest.approx((1.0, 0.0, 0.0), abs=1e-15)
     assert bridge(1.0) == pytest.approx((0.0, 1.0, 0.0), abs=1e-15)
+
+
+@pytest.mark.parametrize("law", LATENTS.values(), ids=LATENTS)
+@pytest.mark.parametrize("t", [0.0, 0.2, 0.5, 0.9, 1.0])
+def test_latents_agree_in_host_and_tensor_and_their_product_is_finite(law, t):
+    at = torch.tensor([t], dtype=DTYPE)
+    for host, device in ((law(t), law(at)), (law.product(t), law.product(at))):
+        assert math.isfinite(host)
+        assert host == pytest.approx(float(device), rel=1e-12, abs=1e-14)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
@@ -143,7 +153,7 @@ def test_interpolant_velocity_is_the_mean_rate_of_its_latents():
     data, source, noise = (RowRng(k, range(2), dtype=DTYPE).normal((2, 3)) for k in range(3))
     t, h = torch.tensor(0.3, dtype=DTYPE), 1e-6
     draws = [process.draw(data, t + d, rng=rng(0, 1), source=source, noise=noise) for d in (-h, 0.0, h)]
-    est = process.infer(draws[1].x, t, data, noise)
+    est = process.infer(draws[1].x, t, {"data": data, "noise": noise})
     torch.testing.assert_close(est.parts["source"], source)
     exact = (draws[2].x - draws[0].x) / (2 * h)
     torch.testing.assert_close(process.velocity(draws[1].x, t, est), exact, atol=1e-7, rtol=1e-7)
@@ -154,7 +164,7 @@ def test_interpolant_jump_keeps_the_exact_bridge_and_eta_one_is_the_brownian_pos
     data, source, noise = (RowRng(k, range(2), dtype=DTYPE).normal((2, 3)) for k in range(3))
     t, s = instant(0.7), instant(0.2)
     x = process.draw(data, t, rng=rng(0, 1), source=source, noise=noise).x
-    est = process.infer(x, t, data, noise)
+    est = process.infer(x, t, {"data": data, "noise": noise})
     there = process.draw(data, s, rng=rng(0, 1), source=source, noise=noise).x
     torch.testing.assert_close(process.reverse(x, t, s, est, eta=0.0, rng=rng(0, 1)), there)
     # x_s | x_t, data of a Brownian bridge of variance 2 strength^2: mean (s/t) x + (1 - s/t) data, var s (t - s) / t.

@@ -15,6 +15,7 @@ from laws.cases import (
     Linear,
     gaussian,
     guidance_stacks,
+    heads,
     labels,
     mixture,
 )  # fmt: skip
@@ -23,7 +24,7 @@ from torch import nn
 
 from condiff import nn as nets
 from condiff import objectives, oracles, process
-from condiff.core import Condition, RowRng, SharedRng, instant, sample, trajectory
+from condiff.core import Condition, Moments, RowRng, SharedRng, instant, sample, trajectory
 from condiff.process import Absorbing, Flow, Gaussian, Interpolant, Preconditioned, Straight, V
 from condiff.solvers import Implicit, Jump
 
@@ -80,7 +81,10 @@ def everything_that_draws():
     draw = tokens.draw(torch.zeros(3, 4, dtype=torch.int64), t, rng=rows)
     table = oracles.TokenTable(tokens, torch.tensor([[0, 1, 2, 0]]), torch.tensor([1.0]))
     tokens.reverse(draw.x, t, t * 0.5, table(draw.x, t, None), eta=0.5, rng=rows)
-    Interpolant(Straight(0.5)).draw(x, t, rng=rows, source=x)
+    Interpolant(Straight(process.Brownian()), process.Normal()).draw(x, t, rng=rows)
+    objectives.Unpaired(objectives.Denoising(FLOW, V()), ("label",))(
+        lambda x, t, c: Moments({"data": x, "noise": x}), x, cond, rng=rows
+    )
     cond.drop({"label": 0.5}, rng=rows)
     gaussian(FLOW).sample(3, rng=rows)
     mixture(FLOW).sample(3, rng=rows)
@@ -117,7 +121,7 @@ def net_of(name, seed):
         torch.manual_seed(seed)
         made = {
             "Preconditioned": lambda: Preconditioned(Linear(seed=seed), FLOW, V(), sigma_data=0.5),
-            "TwoHeads": lambda: process.TwoHeads(Linear(2, 4, seed=seed), Interpolant(Straight(0.7))),
+            "Heads": lambda: heads(seed=seed),
             "MLP": lambda: nets.MLP(6, 16, 1, schema=SCHEMA),
             "UNet": lambda: nets.UNet(
                 nets.Grid(1, 2), nets.UNetSize((8, 16), embed_width=16, head_width=8), schema=SCHEMA
@@ -129,10 +133,10 @@ def net_of(name, seed):
     return made.eval()
 
 
-@pytest.mark.parametrize("name", ["Preconditioned", "TwoHeads", "MLP", "UNet", "DiT"])
+@pytest.mark.parametrize("name", ["Preconditioned", "Heads", "MLP", "UNet", "DiT"])
 def test_state_dict_round_trip(name):
     """Everything a module needs is in its tensors: a differently seeded twin becomes it, through bytes on disk."""
-    wide = name in ("Preconditioned", "TwoHeads")
+    wide = name in ("Preconditioned", "Heads")
     shape = (2, 2) if wide else (2, 6) if name == "MLP" else (2, 1, 8, 8)
     x = RowRng(0, range(2), dtype=torch.float64 if wide else torch.float32).normal(shape)
     cond = Condition.of(label=torch.tensor([0, 1]), size=torch.tensor([[0.1, 0.2], [0.3, -1.0]]))

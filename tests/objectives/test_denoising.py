@@ -6,19 +6,23 @@ import pytest
 import torch
 from laws.cases import DTYPE, FLOW, Linear, denoiser, labels, rng
 
-from condiff.core import Moments
-from condiff.objectives import Denoising, Dropping, MinSNR
+from condiff.core import Condition, Draw, Loss, Moments, SharedRng
+from condiff.objectives import Antithetic, Denoising, Dropping, MinSNR, Unpaired
 from condiff.process import (
     EDM,
     VP,
+    Brownian,
     Data,
+    Drift,
     Flow,
     Gaussian,
     Importance,
+    Interpolant,
     LogLinear,
     Noise,
     Preconditioned,
     Score,
+    Straight,
     UniformTime,
     V,
     Velocity,
@@ -100,3 +104,102 @@ def test_dropping_drops_about_the_share_it_should():
     objective(spy, torch.zeros(count, 2, dtype=DTYPE), cond, rng=rng(*range(count)))
     share = float((~seen[0]).double().mean())
     assert share == pytest.approx(0.2, abs=4 * (0.16 / count) ** 0.5)
+
+
+BRIDGE = Interpolant(Straight(Brownian()))
+
+
+def test_several_targets_add_their_residuals_and_read_the_latents_of_a_bridge():
+    source, noise = rng(4, 5, 6, 7).normal((4, 2)), rng(8, 9, 10, 11).normal((4, 2))
+    draw = BRIDGE.draw(X, T, rng=rng(0, 1, 2, 3), source=source, noise=noise)
+    rate = ((0.5 - T) / (T * (1 - T)).sqrt())[:, None]
+    truth = {"velocity": source - X + rate * noise, "drift": source - X, "noise": noise, "data": X}
+    for name, target in (("velocity", Velocity()), ("drift", Drift()), ("noise", Noise()), ("data", Data())):
+        off = {key: value + (0.3 if key == name else 0.0) for key, value in truth.items()}
+        rows = Denoising(BRIDGE, target)(lambda x, t, c, off=off: Moments(off), X, None, rng=rng(), draw=draw).rows
+        torch.testing.assert_close(rows, torch.full((4,), 0.09, dtype=DTYPE))
+    off = {"velocity": truth["velocity"] + 0.3, "noise": truth["noise"] - 0.4}
+    both = Denoising(BRIDGE, Velocity(), also=(Noise(),))
+    rows = both(lambda x, t, c: Moments(off), X, None, rng=rng(), draw=draw).rows
+    torch.testing.assert_close(rows, torch.full((4,), 0.25, dtype=DTYPE))
+
+
+def test_training_finds_the_source_in_its_condition():
+    process, seen = Interpolant(Straight(), "input"), []
+
+    def spy(x, t, cond):
+        seen.append((x, t))
+        return process.infer(x, t, {"velocity": 0.0 * x})
+
+    cond = Condition.of(input=2.0 * X)
+    rows = Denoising(process, Velocity())(spy, X, cond, rng=rng(0, 1, 2, 3)).rows
+    torch.testing.assert_close(rows, X.square().mean(1))  # source - data = X
+    torch.testing.assert_close(seen[0][0], (1.0 + seen[0][1][:, None]) * X)
+
+
+def gradients(objective, t, count=4000):
+    """Gradients of the weight of a linear velocity head at a fixed data, source and t, one a latent noise."""
+    process = objective.inner.process if isinstance(objective, Antithetic) else objective.process
+    data, source = torch.full((count, 1), 0.7, dtype=DTYPE), torch.full((count, 1), -1.1, dtype=DTYPE)
+    weight = torch.ones(count, dtype=DTYPE, requires_grad=True)
+    at = torch.full((count,), t, dtype=DTYPE)
+    draw = process.draw(data, at, rng=SharedRng(0, dtype=DTYPE), source=source)
+
+    def head(x, t, cond):
+        return process.infer(x, t, {"velocity": weight[:, None] * x})
+
+    rows = objective(head, data, None, rng=SharedRng(1, dtype=DTYPE), draw=draw).rows
+    (grad,) = torch.autograd.grad(rows.sum(), weight)
+    return grad
+
+
+def test_antithetic_pairs_bound_the_gradient_s_variance_near_the_ends():
+    """Without pairs the velocity's target has a part gamma' z of variance 1 / (4 t): the gradient's variance grows so."""
+    plain = Denoising(BRIDGE, Velocity())
+    times = (1e-1, 1e-2, 1e-3, 1e-4)
+    alone = [float(gradients(plain, t).var()) for t in times]
+    pairs = [float(gradients(Antithetic(plain), t).var()) for t in times]
+    assert max(pairs) < 10.0, pairs
+    assert alone[-1] / alone[-2] == pytest.approx(10.0, rel=0.1), alone
+    assert alone[-2] / alone[-3] == pytest.approx(10.0, rel=0.3), alone  # other terms are not yet small at t = .01
+    # The mean is the same: pairs change the variance only.
+    a, b = gradients(plain, 0.3), gradients(Antithetic(plain), 0.3)
+    assert float(a.mean()) == pytest.approx(float(b.mean()), abs=4 * float(a.std()) / 4000**0.5)
+
+
+def test_a_mirrored_draw_has_the_other_noise_and_the_same_ends():
+    seen = []
+
+    def spy(x, t, cond):
+        seen.append((x, t))
+        return BRIDGE.infer(x, t, {"velocity": 0.0 * x})
+
+    source = rng(4, 5, 6, 7).normal((4, 2))
+    draw = BRIDGE.draw(X, T, rng=rng(0, 1, 2, 3), source=source)
+    Antithetic(Denoising(BRIDGE, Velocity()))(spy, X, None, rng=rng(), draw=draw)
+    (one, t), (other, u) = seen
+    assert torch.equal(t, u)
+    torch.testing.assert_close(0.5 * (one + other), (1 - T)[:, None] * X + T[:, None] * source)
+    assert not torch.allclose(one, other)
+    flow = []  # a process with two latents has pairs too
+    Antithetic(Denoising(FLOW, Velocity()))(lambda x, t, c: flow.append(x) or Moments({"data": x, "noise": x}), X, None,
+                                            rng=rng(0, 1, 2, 3))  # fmt: skip
+    assert len(flow) == 2
+
+
+def test_unpaired_hands_sources_round_and_keeps_the_rest():
+    seen = []
+
+    class Inner:
+        def __call__(self, denoiser, data, cond, *, rng, draw=None):
+            seen.append(cond)
+            return Loss(data.mean(1))
+
+    cond = Condition.of(input=torch.arange(8.0)[:, None], label=torch.arange(8))
+    data = torch.zeros(8, 2)
+    Unpaired(Inner(), ("input",))(None, data, cond, rng=rng(*range(8)))
+    assert torch.equal(seen[0].values["label"], cond.values["label"])
+    assert sorted(seen[0].values["input"].flatten().tolist()) == list(range(8))
+    assert not torch.equal(seen[0].values["input"], cond.values["input"])
+    Unpaired(Inner(), ("input",))(None, data, cond, rng=rng(*range(8)), draw=Draw(data, T, {}))
+    assert seen[1] is cond

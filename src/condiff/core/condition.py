@@ -111,6 +111,13 @@ class Condition:
         new = Condition.of(**values)
         return type(self)({**self.values, **new.values}, {**self.present, **new.present})
 
+    def without(self, *names: str) -> Self:
+        """Leave names out, whether they are there or not."""
+        return type(self)(
+            {k: v for k, v in self.values.items() if k not in names},
+            {k: v for k, v in self.present.items() if k not in names},
+        )
+
     def to(self, device: torch.device | str) -> Self:
         """Move every tensor to a device."""
         return type(self)(

@@ -58,7 +58,24 @@ class Flowing(Process[Moments], Protocol):
         ...
 
     def rates(self, t: Tensor) -> Row:
-        """Return the row whose value is the velocity: time derivatives of the state's coefficients."""
+        """Return the row whose value is the velocity, in the parts of an estimate."""
+        ...
+
+
+class Noisy(Flowing, Protocol):
+    """A flowing process with a noise part, hence a score -noise / level: Gaussian, Interpolant with latent noise."""
+
+    @property
+    def noise(self) -> NoiseLaw:
+        """Law of the noise."""
+        ...
+
+    def level(self, t: Tensor) -> Scalar:
+        """Return the coefficient of the noise in the state, > 0 wherever a score may be asked for."""
+        ...
+
+    def settle(self, x: Tensor, t: Tensor, s: Tensor, est: Moments) -> Tensor:
+        """Take one deterministic step from t to s, of use where s is the data themselves."""
         ...
 
 
@@ -116,6 +133,19 @@ class Target(Protocol):
         ...
 
 
+class Rowed(Process[Moments], Protocol):
+    """A process whose training targets are rows of what made the state: Gaussian, Interpolant."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """Data against the rest; time laws and weights are written in it."""
+        ...
+
+    def row(self, target: Target, t: Tensor) -> Row:
+        """Return a target's row at t, in the parts of a draw's latents and of an estimate."""
+        ...
+
+
 P = TypeVar("P", bound=Process[Moments])
 P_any = TypeVar("P_any")
 P_contra = TypeVar("P_contra", contravariant=True)
@@ -125,8 +155,10 @@ __all__ = [
     "Estimate",
     "Flowing",
     "NoiseLaw",
+    "Noisy",
     "Process",
     "Row",
+    "Rowed",
     "Scalar",
     "Schedule",
     "Target",

@@ -3,7 +3,7 @@
 from condiff.objectives.bound import Bound, Hybrid, step_divergence
 from condiff.objectives.consistency import CTM, Consistency, Curriculum
 from condiff.objectives.coupled import Coupled
-from condiff.objectives.denoising import Denoising, Dropping, MinSNR, Weight
+from condiff.objectives.denoising import Antithetic, Denoising, Dropping, MinSNR, Unpaired, Weight
 from condiff.objectives.distillation import Eulerian, Lagrangian, Semigroup
 from condiff.objectives.meanflow import MeanFlow
 from condiff.objectives.pseudo import PseudoLabels
@@ -11,6 +11,7 @@ from condiff.objectives.tokens import AnyOrder, MaskedTokens, ScoreEntropy, Time
 
 __all__ = [
     "CTM",
+    "Antithetic",
     "AnyOrder",
     "Bound",
     "Consistency",
@@ -28,6 +29,7 @@ __all__ = [
     "ScoreEntropy",
     "Semigroup",
     "TimeCrossEntropy",
+    "Unpaired",
     "Weight",
     "step_divergence",
 ]

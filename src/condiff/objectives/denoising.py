@@ -14,18 +14,17 @@ from torch import Tensor, nn
 
 from condiff.core.condition import Condition
 from condiff.core.denoiser import Denoiser
-from condiff.core.estimate import E, Moments
+from condiff.core.estimate import E, Moments, Row
 from condiff.core.objective import Loss, Objective
-from condiff.core.process import Draw, Target
+from condiff.core.process import Draw, Rowed, Target
 from condiff.core.rng import Rng
-from condiff.process.gaussian import Gaussian
 from condiff.process.timelaw import TimeLaw, UniformTime, draw_times
 
 
 class Weight(Protocol):
     """An extra weight on the residual, as a function of time."""
 
-    def __call__(self, process: Gaussian, t: Tensor) -> Tensor:
+    def __call__(self, process: Rowed, t: Tensor) -> Tensor:
         """Return weights of t's shape."""
         ...
 
@@ -43,7 +42,7 @@ class MinSNR:
 
     gamma: float = 5.0
 
-    def __call__(self, process: Gaussian, t: Tensor) -> Tensor:
+    def __call__(self, process: Rowed, t: Tensor) -> Tensor:
         """Return the weight."""
         alpha, sigma = process.schedule(t)
         snr = (alpha / sigma) ** 2
@@ -53,25 +52,35 @@ class MinSNR:
 @final
 @dataclass(frozen=True)
 class Denoising:
-    """Mean squared residual of a target's row at random times.
+    """Mean squared residual of a target's row at random times, summed over targets.
 
-    loss_b = weight(t) * mean over features of (r_data data + r_noise noise - value of that row in the estimate)^2
+    loss_b = weight(t) * sum over targets, mean over features of (that row of what made x - of the estimate)^2
 
     Args:
-        process: The process that corrupts data.
+        process: The process that corrupts data; a condition may be part of it (`given`).
         target: The row whose residual is squared; its own network output if the denoiser predicts the same target.
         times: Law of the training times.
         weight: Extra weight; None leaves the row's own.
         time_axes: How many leading axes of data have their own time: 1 per sample, 2 per frame or token.
+        also: Further targets, one for every further head of the network.
 
-    Source: Ho et al. 2020; Lipman et al. 2023 for Velocity on Flow; Karras et al. 2022 for EDM.
+    Source: Ho et al. 2020; Lipman et al. 2023 for Velocity on Flow; Karras et al. 2022 for EDM; Albergo, Boffi and
+    Vanden-Eijnden 2023, theorem 2.7, for the heads of a bridge (their |f|^2 / 2 - y f and (y - f)^2 / 2 differ by a
+    constant; ours are means over features where theirs are sums).
     """
 
-    process: Gaussian
+    process: Rowed
     target: Target
     times: TimeLaw = field(default_factory=UniformTime)
     weight: Weight | None = None
     time_axes: int = 1
+    also: tuple[Target, ...] = ()
+
+    def corrupt(self, data: Tensor, cond: Condition | None, *, rng: Rng) -> Draw:
+        """Draw times and corrupt data (B, *S) to them."""
+        shape = data.shape[: self.time_axes]
+        t = draw_times(self.times, shape, schedule=self.process.schedule, rng=rng).to(data.device)
+        return self.process.given(cond).draw(data, t, rng=rng)
 
     def __call__(
         self,
@@ -84,21 +93,94 @@ class Denoising:
     ) -> Loss:
         """Return the loss rows of data (B, *S)."""
         if draw is None:
-            shape = data.shape[: self.time_axes]
-            t = draw_times(self.times, shape, schedule=self.process.schedule, rng=rng).to(data.device)
-            draw = self.process.draw(data, t, rng=rng)
-        t, latents, row = draw.t, draw.latents, self.process.row(self.target, draw.t)
-        value = denoiser(draw.x, t, cond).read(row, self.target)
-        del draw  # the state's memory serves the residual
-        truth = Moments(latents).combine(row)
-        error = nn.functional.mse_loss(value.to(truth.dtype), truth, reduction="none")
-        # Average over what has no time of its own, then weight, then over frames or tokens.
-        axes = t.ndim if t.ndim else 1
-        error = error.flatten(axes).mean(axes) if error.ndim > axes else error
+            draw = self.corrupt(data, cond, rng=rng)
+        t, latents, targets = draw.t, draw.latents, (self.target, *self.also)
+        rows = [self.process.row(target, t) for target in targets]
+        est = denoiser(draw.x, t, cond)
+        values = [est.read(row, target) for row, target in zip(rows, targets, strict=True)]
+        del draw, est  # the state's memory serves the residual
+        error = self._residual(values[0], rows[0], latents, t)
+        for value, row in zip(values[1:], rows[1:], strict=True):
+            error = error + self._residual(value, row, latents, t)
         for weight in (self.times.weight(t), self.weight(self.process, t) if self.weight else None):
             if weight is not None:
                 error = error * weight.to(error.dtype)
         return Loss(error.flatten(1).mean(1) if error.ndim > 1 else error)
+
+    def _residual(self, value: Tensor, row: Row, latents: Mapping[str, Tensor], t: Tensor) -> Tensor:
+        truth = Moments(latents).combine(row)
+        error = nn.functional.mse_loss(value.to(truth.dtype), truth, reduction="none")
+        # Average over what has no time of its own, then weight, then over frames or tokens.
+        axes = t.ndim if t.ndim else 1
+        return error.flatten(axes).mean(axes) if error.ndim > axes else error
+
+
+@final
+@dataclass(frozen=True)
+class Antithetic:
+    """The mean of a loss at x+ = I + gamma noise and at x- = I - gamma noise: the same ends and time, two calls.
+
+    Near the ends of a bridge the velocity's noise part is gamma' noise with gamma' infinite. It changes sign between
+    the two and cancels in the gradient, whose variance is bounded; without pairs it grows like 1 / t.
+
+    Args:
+        inner: The objective.
+
+    Source: Albergo, Boffi and Vanden-Eijnden 2023, section 6.1.
+    """
+
+    inner: Denoising
+
+    def __call__(
+        self,
+        denoiser: Denoiser[Moments],
+        data: Tensor,
+        cond: Condition | None,
+        *,
+        rng: Rng,
+        draw: Draw | None = None,
+    ) -> Loss:
+        """Return the mean of the two loss rows of data (B, *S); an injected draw is mirrored too."""
+        one = self.inner.corrupt(data, cond, rng=rng) if draw is None else draw
+        latents = one.latents
+        ends = {"source": latents["source"]} if "source" in latents else {}
+        other = self.inner.process.draw(latents["data"], one.t, rng=rng, noise=-latents["noise"], **ends)
+        first, second = (self.inner(denoiser, data, cond, rng=rng, draw=each) for each in (one, other))
+        return Loss(0.5 * (first.rows + second.rows))
+
+
+@final
+@dataclass(frozen=True)
+class Unpaired:
+    """Another objective whose named conditions are handed to other rows of the batch, at random: independent coupling.
+
+    The source of a bridge then belongs to no target in particular. An injected draw keeps its pairs.
+
+    Args:
+        inner: The objective.
+        names: Conditions to hand round, all by one permutation.
+    """
+
+    inner: Objective[Moments]
+    names: tuple[str, ...]
+
+    def __call__(
+        self,
+        denoiser: Denoiser[Moments],
+        data: Tensor,
+        cond: Condition | None,
+        *,
+        rng: Rng,
+        draw: Draw | None = None,
+    ) -> Loss:
+        """Return the inner loss under exchanged conditions."""
+        if cond is not None and draw is None:
+            order = rng.uniform((len(data),)).argsort()
+            rest, moved = cond.without(*self.names), cond.rows(order)
+            values = {**rest.values, **{name: moved.values[name] for name in self.names}}
+            present = {**rest.present, **{name: moved.present[name] for name in self.names}}
+            cond = Condition(values, present)
+        return self.inner(denoiser, data, cond, rng=rng, draw=draw)
 
 
 @final

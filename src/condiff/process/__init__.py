@@ -1,15 +1,29 @@
 """Processes: how data are corrupted, and the schedules, noise laws, targets, grids and time laws they are made of."""
 
 from condiff.process.absorbing import Absorbing, GeometricMasking, LinearMasking, Masking, TimeFree, Unmasked
+from condiff.process.bridge import (
+    Bridge,
+    Brownian,
+    EncodingDecoding,
+    Latent,
+    Merged,
+    Mirror,
+    Parabola,
+    Sigmoids,
+    SineSquared,
+    Still,
+    Straight,
+    Trigonometric,
+)
 from condiff.process.clock import Clock, FlowClock, Frame, ProcessTime, Ratio
 from condiff.process.coupling import Coupling, Gibbs, Independent, MinibatchOT, PerClass, Sinkhorn, pair_cost
 from condiff.process.flowmap import Diagonal, FlowMap, Jumps, Mapped
 from condiff.process.gaussian import Gaussian, Preconditioned
 from condiff.process.grid import FlowTime, Grid, Karras, LogSNR, Times, Trailing, Uniform
-from condiff.process.interpolant import Bridge, Interpolant, Straight, Trigonometric, TwoHeads
+from condiff.process.interpolant import Fields, Heads, Interpolant
 from condiff.process.noise import Normal, Offset, Student
 from condiff.process.schedule import VP, Cosine, Flow, LogLinear, Table, Trig
-from condiff.process.target import EDM, Data, Noise, Score, V, Velocity
+from condiff.process.target import EDM, Data, Drift, Noise, Score, V, Velocity
 from condiff.process.timelaw import (
     Importance,
     LogitNormal,
@@ -26,11 +40,15 @@ __all__ = [
     "VP",
     "Absorbing",
     "Bridge",
+    "Brownian",
     "Clock",
     "Cosine",
     "Coupling",
     "Data",
     "Diagonal",
+    "Drift",
+    "EncodingDecoding",
+    "Fields",
     "Flow",
     "FlowClock",
     "FlowMap",
@@ -40,11 +58,13 @@ __all__ = [
     "GeometricMasking",
     "Gibbs",
     "Grid",
+    "Heads",
     "Importance",
     "Independent",
     "Interpolant",
     "Jumps",
     "Karras",
+    "Latent",
     "LearnedVariance",
     "LinearMasking",
     "LogLinear",
@@ -53,16 +73,22 @@ __all__ = [
     "LogitNormal",
     "Mapped",
     "Masking",
+    "Merged",
     "MinibatchOT",
+    "Mirror",
     "Noise",
     "Normal",
     "Offset",
+    "Parabola",
     "PerClass",
     "Preconditioned",
     "ProcessTime",
     "Ratio",
     "Score",
+    "Sigmoids",
+    "SineSquared",
     "Sinkhorn",
+    "Still",
     "Straight",
     "Stratified",
     "Student",
@@ -73,7 +99,6 @@ __all__ = [
     "Trailing",
     "Trig",
     "Trigonometric",
-    "TwoHeads",
     "Uniform",
     "UniformTime",
     "Unmasked",

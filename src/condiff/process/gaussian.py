@@ -50,6 +50,10 @@ class Gaussian:
         d_alpha, d_sigma = self._at(t, self.schedule.rates)
         return {"data": d_alpha, "noise": d_sigma}
 
+    def level(self, t: Tensor) -> Scalar:
+        """Return sigma at t: the score is -noise / sigma."""
+        return self.coefficients(t)[1]
+
     def row(self, target: Target, t: Tensor) -> Row:
         """Return a target's row at t.
 
@@ -213,6 +217,11 @@ class Gaussian:
         if holds(tau < -1e-9):
             raise ValueError("a stochastic step needs s <= t; use eta = 0 to run time upwards")
         return clip(tau, 0.0, 1.0)
+
+    def settle(self, x: Tensor, t: Tensor, s: Tensor, est: Moments) -> Tensor:
+        """Return the deterministic jump to s, exact while the estimate stays."""
+        row = self.jump(t, s, eta=0.0)
+        return est.add_to(row["x"], x, {"data": row["data"], "noise": row["noise"]})
 
     def velocity(self, x: Tensor, t: Tensor, est: Moments) -> Tensor:
         """Return dx/dt = alpha' * data + sigma' * noise, shape (B, *S)."""

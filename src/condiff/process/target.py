@@ -60,6 +60,16 @@ class Velocity:
 
 @final
 @dataclass(frozen=True)
+class Drift:
+    """The part of dx/dt that is not the noise's: alpha' data, and for a bridge alpha' data + beta' source."""
+
+    def row(self, schedule: Schedule, t: Num) -> tuple[Num, Num]:
+        """Return (alpha', 0)."""
+        return schedule.rates(t)[0], t * 0.0
+
+
+@final
+@dataclass(frozen=True)
 class Score:
     """The score -noise / sigma of normal noise; det = -alpha / sigma. Source: Song et al. 2021."""
 

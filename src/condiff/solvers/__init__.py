@@ -7,7 +7,7 @@ from condiff.solvers.jump import Jump
 from condiff.solvers.multistep import Multistep, UniPC
 from condiff.solvers.perturbed import Perturbed
 from condiff.solvers.rungekutta import Euler, Heun, Midpoint
-from condiff.solvers.sde import SDE, Anderson, Corrected, Diffusion, Langevin, Proportional
+from condiff.solvers.sde import SDE, Anderson, Bump, Constant, Corrected, Diffusion, Langevin, Proportional
 from condiff.solvers.teleport import Known, Prior, Teleport, at_noise
 from condiff.solvers.tokens import FirstHitting, Ordered, TokenEuler
 
@@ -15,6 +15,8 @@ __all__ = [
     "SDE",
     "Adams",
     "Anderson",
+    "Bump",
+    "Constant",
     "Corrected",
     "Diffusion",
     "Direct",

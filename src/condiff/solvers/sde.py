@@ -1,12 +1,14 @@
 """Stochastic solvers: the reverse SDE, Langevin steps, and predictor-corrector pairs of both.
 
 Generation, t decreasing, for any diffusion eps(t) >= 0: dx = (u - eps * score) dt + sqrt(2 eps) dw, with
-score = -noise / sigma. eps = 0 is the probability flow, eps = g^2 / 2 Anderson's reverse SDE. Papers that write
-w = 2 eps put half of it beside the score and all of it under the noise's root.
+score = -noise / level (sigma of a Gaussian process, gamma of a bridge). The marginals are those of the probability
+flow whatever eps is, so it is chosen after training. eps = 0 is the flow itself, eps = g^2 / 2 Anderson's reverse SDE.
+Papers that write w = 2 eps put half of it beside the score and all of it under the noise's root.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, final
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from condiff.core.estimate import Moments
+from condiff.core.process import Noisy
 from condiff.core.rng import Rng
 from condiff.core.shapes import Scalar, expand, known, mix
 from condiff.core.solver import Solver, State
@@ -26,7 +29,7 @@ from condiff.solvers.rungekutta import noiseless
 class Diffusion(Protocol):
     """How much noise a reverse SDE carries: eps(t) of the module's equation."""
 
-    def __call__(self, process: Gaussian, t: Tensor) -> Scalar:
+    def __call__(self, process: Noisy, t: Tensor) -> Scalar:
         """Return eps(t) >= 0."""
         ...
 
@@ -44,12 +47,15 @@ class Anderson:
 
     strength: float = 1.0
 
-    def __call__(self, process: Gaussian, t: Tensor) -> Scalar:
+    def __call__(self, process: Noisy, t: Tensor) -> Scalar:
         """Return strength * g^2 / 2.
 
         Raises:
+            TypeError: For a bridge: what reverses no noising has no noising SDE.
             ValueError: Where alpha = 0.
         """
+        if not isinstance(process, Gaussian):
+            raise TypeError(f"{type(process).__name__} reverses no noising SDE; use Proportional() or Constant()")
         alpha, sigma = process.coefficients(t)
         if holds(alpha == 0.0):
             raise ValueError(
@@ -63,7 +69,7 @@ class Anderson:
 @final
 @dataclass(frozen=True)
 class Proportional:
-    """eps = strength * sigma: finite at both ends of every schedule, so it suits Flow and Trig from t = 1.
+    """eps = strength * level: finite at both ends of every schedule, so it suits Flow, Trig and bridges from t = 1.
 
     Args:
         strength: >= 0.
@@ -73,17 +79,55 @@ class Proportional:
 
     strength: float = 1.0
 
-    def __call__(self, process: Gaussian, t: Tensor) -> Scalar:
-        """Return strength * sigma."""
-        return self.strength * process.coefficients(t)[1]
+    def __call__(self, process: Noisy, t: Tensor) -> Scalar:
+        """Return strength * level."""
+        return self.strength * process.level(t)
+
+
+@final
+@dataclass(frozen=True)
+class Constant:
+    """eps = strength at all times: the paper's choice for bridges, and that of a Schroedinger bridge.
+
+    Args:
+        strength: >= 0.
+
+    Source: Albergo, Boffi and Vanden-Eijnden 2023, section 2.4.
+    """
+
+    strength: float = 1.0
+
+    def __call__(self, process: Noisy, t: Tensor) -> Scalar:
+        """Return strength."""
+        return self.strength
+
+
+@final
+@dataclass(frozen=True)
+class Bump:
+    """eps = strength * sin^2(pi t): noise in the middle of the way, none at either end.
+
+    Args:
+        strength: >= 0.
+
+    Source: Ma et al. 2024 (SiT), "increasing-decreasing".
+    """
+
+    strength: float = 1.0
+
+    def __call__(self, process: Noisy, t: Tensor) -> Scalar:
+        """Return strength * sin^2(pi t)."""
+        u = known(t)
+        s: Scalar = torch.sin(math.pi * u) if isinstance(u, Tensor) else math.sin(math.pi * u)
+        return self.strength * s * s
 
 
 @final
 @dataclass(frozen=True)
 class SDE:
-    """Euler-Maruyama on the reverse SDE: x_s = x + (s - t) (u + eps noise / sigma) + sqrt(2 eps (t - s)) z.
+    """Euler-Maruyama on the reverse SDE: x_s = x + (s - t) (u + eps noise / level) + sqrt(2 eps (t - s)) z.
 
-    A step that ends at the data itself is the deterministic jump there, without fresh noise.
+    A step that ends at the data itself is the deterministic step there (`settle`), without fresh noise.
 
     Args:
         diffusion: eps(t).
@@ -99,7 +143,7 @@ class SDE:
 
     def step(
         self,
-        process: Gaussian,
+        process: Noisy,
         denoise: Callable[[Tensor, Tensor], Moments],
         state: State,
         t: Tensor,
@@ -109,7 +153,8 @@ class SDE:
         """Move from t down to s with one call.
 
         Raises:
-            TypeError: If the noise law is not additive.
+            TypeError: If the noise law is not additive, or the estimate has no noise part, hence no score: a bridge
+                with a velocity head alone.
             ValueError: If s > t, or the diffusion is infinite at t.
         """
         _needs_score(process)
@@ -117,16 +162,20 @@ class SDE:
             raise ValueError("SDE runs time downwards (s <= t); invert with a deterministic solver")
         x = state.x
         est = denoise(x, t)
+        if all(name != "noise" for name in est.parts):
+            raise TypeError(
+                "a stochastic step needs a score, and this estimate has no noise part: a velocity alone gives none for "
+                "a bridge; train a Noise head as well, or use a deterministic solver"
+            )
         last = noiseless(process, s)
-        jump = process.reverse(x, t, s, est, eta=0.0, rng=rng)
+        jump = process.settle(x, t, s, est)
         fresh = process.noise.draw(x.shape, rng).to(x)
         if last is True:
             return State(jump)
         step = known(s) - known(t)
         eps = self.diffusion(process, t)
-        _, sigma = process.coefficients(t)
-        rates = process.rates(t)
-        drift = {"data": step * rates["data"], "noise": step * (rates["noise"] + eps / sigma)}
+        drift = {name: step * rate for name, rate in process.rates(t).items()}
+        drift["noise"] = drift.get("noise", 0.0) + step * eps / process.level(t)
         new = mix(1.0, est.add_to(1.0, x, drift), sqrt(-2.0 * eps * step), fresh)
         return State(torch.where(expand(last, x), jump, new) if isinstance(last, Tensor) else new)
 
@@ -248,6 +297,6 @@ def _correct(
     return x
 
 
-def _needs_score(process: Gaussian) -> None:
+def _needs_score(process: Noisy) -> None:
     if not process.noise.additive:
         raise TypeError(f"a stochastic step needs a score, and {process.noise} has none of the form -noise / sigma")
