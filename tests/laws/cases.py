@@ -235,6 +235,7 @@ INSTANCES: dict[str, object] = {
     "Absorbing": process.Absorbing(3),
     "Preconditioned": denoiser(FLOW),
     "Heads": heads(),
+    "OneSided": process.OneSided(heads(), process.Interpolant(BRIDGE.bridge, process.Normal())),
     "Unmasked": process.Unmasked(nn.Embedding(4, 3), process.Absorbing(3)),
     "LinearMasking": process.LinearMasking(1e-3),
     "GeometricMasking": process.GeometricMasking(),

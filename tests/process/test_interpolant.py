@@ -26,6 +26,7 @@ from condiff.process import (
     Mirror,
     Noise,
     Normal,
+    OneSided,
     Parabola,
     Preconditioned,
     Score,
@@ -287,6 +288,21 @@ def test_a_merged_bridge_has_the_same_velocity_and_score():
     torch.testing.assert_close(merged.velocity(x, t, also), est.parts["velocity"], rtol=1e-10, atol=1e-10)
     score = also.combine(merged.row(Score(), t))
     torch.testing.assert_close(score, oracle.score(x, t), rtol=1e-10, atol=1e-10)
+
+
+def test_a_velocity_from_noise_is_read_as_data_and_noise_of_the_merged_process():
+    """Here a velocity alone is enough for the score, and with it for every stochastic solver."""
+    process = Interpolant(Straight(Brownian()), Normal())
+    oracle = MixtureBridge(process, THREE, Mixture.of(torch.zeros(1, 1, dtype=DTYPE), 1.0))
+
+    class Alone(torch.nn.Module):
+        def forward(self, x, t, cond):
+            return process.infer(x, t, {"velocity": oracle(x, t, None).parts["velocity"]})
+
+    est = OneSided(Alone(), process)(3.0 * points(8, 1), instant(0.4), None)
+    torch.testing.assert_close(est.parts["data"], oracle(3.0 * points(8, 1), instant(0.4), None).parts["data"])
+    with pytest.raises(TypeError, match="merges"):
+        OneSided(Alone(), Interpolant(Straight(Brownian())))
 
 
 def test_one_sided_without_latent_noise_is_rectified_flow_bitwise():

@@ -83,8 +83,8 @@ def run(words: list[str]) -> int:
 
     from condiff.cli.made import check_out, conditions_for, write
     from condiff.cli.train_verb import memory
-    from condiff.core.condition import ClassLabel
-    from condiff.tasks.generate import check_solver
+    from condiff.core.condition import ClassLabel, Condition
+    from condiff.tasks.generate import check_solver, condition_of
     from condiff.tasks.pictures import drawable
 
     system = opened(arguments.run, arguments.device)
@@ -121,7 +121,8 @@ def run(words: list[str]) -> int:
         check_out(out, drawable(system), flat=not drawable(system))
         if arguments.solver:
             check_solver(system, arguments.solver)
-        conditions_for(system, conditions, range(1))
+        one = conditions_for(system, conditions, range(1))
+        system.process.given(one if isinstance(one, Condition) else condition_of(system, one, range(1)))
         system.grid(recipe["num_steps"])
     started = time.perf_counter()
     samples, calls = generate(system, recipe, device=arguments.device, talk=True)

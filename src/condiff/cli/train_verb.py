@@ -138,7 +138,7 @@ def run(words: list[str]) -> int:
         settings=settings,
         seed=arguments.seed,
         resume=arguments.resume,
-        pictures=lambda averaged, step: draw(averaged, step),
+        pictures=lambda averaged, step: draw(averaged, splits.validation),
         report_to=trackers,
         command=command,
         device=device,

@@ -20,7 +20,7 @@ from condiff.process.coupling import Coupling, Gibbs, Independent, MinibatchOT, 
 from condiff.process.flowmap import Diagonal, FlowMap, Jumps, Mapped
 from condiff.process.gaussian import Gaussian, Preconditioned
 from condiff.process.grid import FlowTime, Grid, Karras, LogSNR, Times, Trailing, Uniform
-from condiff.process.interpolant import Fields, Heads, Interpolant
+from condiff.process.interpolant import Fields, Heads, Interpolant, OneSided
 from condiff.process.noise import Normal, Offset, Student
 from condiff.process.schedule import VP, Cosine, Flow, LogLinear, Table, Trig
 from condiff.process.target import EDM, Data, Drift, Noise, Score, V, Velocity
@@ -79,6 +79,7 @@ __all__ = [
     "Noise",
     "Normal",
     "Offset",
+    "OneSided",
     "Parabola",
     "PerClass",
     "Preconditioned",

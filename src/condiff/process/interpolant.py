@@ -354,6 +354,30 @@ class Heads(nn.Module):
         return self.process.infer(x, t, dict(zip(self._names, values, strict=True)))
 
 
+@final
+class OneSided(nn.Module):
+    """The denoiser of a bridge from normal noise, read as one of the Gaussian process that the bridge merges into.
+
+    Every solver and guidance of Gaussian processes then applies, and the score follows from the velocity alone.
+
+    Args:
+        denoiser: Estimates of the bridge with a velocity among their parts.
+        process: The bridge, from `Normal()`.
+
+    Raises:
+        TypeError: If the bridge does not merge.
+    """
+
+    def __init__(self, denoiser: nn.Module, process: Interpolant) -> None:
+        super().__init__()
+        self.denoiser, self.process, self.merged = denoiser, process, process.merge()
+
+    def forward(self, x: Tensor, t: Tensor, cond: Condition | None) -> Moments:
+        """Estimate data and noise behind x (B, *S) at time t."""
+        t = self.process.inner(t)
+        return self.merged.infer(x, t, self.denoiser(x, t, cond).parts["velocity"], Velocity())
+
+
 def _at(function: Callable[..., tuple[Scalar, ...]], t: Tensor) -> tuple[Scalar, ...]:
     return function(known(t))
 

@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 
 from condiff.recipes.digits import digits
 from condiff.recipes.images import images
+from condiff.recipes.interpolants import interpolants
 from condiff.recipes.painters import painters
 from condiff.recipes.pfgmpp import pfgmpp
 from condiff.recipes.radd import radd
@@ -14,9 +15,22 @@ from condiff.recipes.text import text
 from condiff.recipes.vectors import vectors
 from condiff.train.recipe import Recipe, recipe
 
-__all__ = ["Recipe", "digits", "find", "images", "names", "painters", "pfgmpp", "radd", "recipe", "text", "vectors"]
+__all__ = [
+    "Recipe",
+    "digits",
+    "find",
+    "images",
+    "interpolants",
+    "names",
+    "painters",
+    "pfgmpp",
+    "radd",
+    "recipe",
+    "text",
+    "vectors",
+]
 
-_OURS = {made.name: made for made in (digits, images, painters, pfgmpp, radd, text, vectors)}
+_OURS = {made.name: made for made in (digits, images, interpolants, painters, pfgmpp, radd, text, vectors)}
 
 
 def names() -> list[str]:

@@ -24,6 +24,7 @@ from condiff.evaluate.report import evaluate_samples
 from condiff.evaluate.text import cross_entropy, known_words, token_bound, unigram_entropy, words_of
 from condiff.objectives import Dropping, PseudoLabels
 from condiff.process.gaussian import Gaussian
+from condiff.process.interpolant import Interpolant
 from condiff.tasks.generate import sample
 from condiff.tasks.text import words
 
@@ -54,7 +55,9 @@ def sample_like(
     return drawn, cond
 
 
-def held_out_use(system: System[Any, Any], data: Dataset, *, num: int = 512, seed: int = 0) -> ConditionUse:
+def held_out_use(
+    system: System[Any, Any], data: Dataset, *, num: int = 512, seed: int = 0, name: str | None = None
+) -> ConditionUse:
     """Test whether the model uses its condition: held-out loss with the true, a shuffled and the dropped condition.
 
     Args:
@@ -62,6 +65,7 @@ def held_out_use(system: System[Any, Any], data: Dataset, *, num: int = 512, see
         data: Held-out rows.
         num: How many rows.
         seed: Names the draws, which the three losses share.
+        name: The one condition to test; all if None.
 
     Raises:
         ValueError: If the system takes no condition.
@@ -78,7 +82,7 @@ def held_out_use(system: System[Any, Any], data: Dataset, *, num: int = 512, see
         x = system.codec.encode(data, cond)
         return objective(system.denoiser, x, cond, rng=RowRng(key, range(len(data)))).rows
 
-    return condition_use(loss, rows, cond, seed=seed)
+    return condition_use(loss, rows, cond, seed=seed, name=name)
 
 
 def data_bits(
@@ -168,9 +172,11 @@ def assess(
         talk("measuring the likelihood")
         bits = data_bits(system, test, seed=seed)
         metrics += [bits] if bits is not None else []
-        if system.schema:
+        names = [name for name in system.schema if name != _start_of(system)]
+        if names:
             talk("testing whether the condition is used")
-            use = held_out_use(system, test, seed=seed)
+            # A bridge cannot be without its start, so that one is not exchanged or dropped.
+            use = held_out_use(system, test, seed=seed, name=None if len(names) == len(system.schema) else names[0])
     return metrics, use
 
 
@@ -219,6 +225,12 @@ def _assess_text(
         return metrics, None
     talk("testing whether the condition is used")
     return metrics, held_out_use(system, test, seed=seed)
+
+
+def _start_of(system: System[Any, Any]) -> str | None:
+    """Name the condition that a bridge starts from, if there is one."""
+    source = system.process.source if isinstance(system.process, Interpolant) else None
+    return source if isinstance(source, str) else None
 
 
 def _agreement(samples: Tensor, asked: Tensor) -> Metric:

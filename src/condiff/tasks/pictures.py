@@ -16,8 +16,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from condiff.core.condition import ClassLabel
+from condiff.core.condition import ClassLabel, Picture
 from condiff.core.system import System
+from condiff.data.batch import Dataset
 from condiff.tasks.generate import sample
 
 KEY = "condiff"
@@ -73,12 +74,22 @@ def columns_for(system: System[Any, Any]) -> int | None:
     return kinds[0].num_classes if len(kinds) == 1 and kinds[0].num_classes <= 20 else None
 
 
-def draw(system: System[Any, Any], step: int = 0) -> Image.Image | None:
-    """Draw a grid of samples, the same noise every time; None if the system does not make images."""
+def draw(system: System[Any, Any], data: Dataset | None = None) -> Image.Image | None:
+    """Draw a grid of samples, the same noise every time; None if the system does not make images.
+
+    Args:
+        system: The system.
+        data: Where a system that reads pictures takes them from, with the other conditions of those rows; without data
+            it is asked for every class in turn.
+    """
     if not drawable(system):
         return None
     columns = columns_for(system) or 8
-    return mosaic(sample(system, num_samples=4 * columns, seed=0), columns)
+    count = 4 * columns
+    cond = None
+    if data is not None and any(isinstance(kind, Picture) for kind in system.schema.values()):
+        _, cond = data.rows(torch.arange(count) % len(data))
+    return mosaic(sample(system, num_samples=count, seed=0, cond=cond), columns)
 
 
 def png_bytes(image: Image.Image, recipe: Mapping[str, Any]) -> bytes:
