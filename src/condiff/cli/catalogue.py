@@ -60,8 +60,9 @@ SYSTEMS = (
         2023,
         "images",
         "interpolants",
-        "turning digits 1 into 7 with latent noise 2 t (1 - t), an SDE comes at least 15 % nearer to real sevens than its "
-        "own ODE and 25 % nearer than a bridge without latent noise; on blurred digits an SDE beats its ODE and the mean",
+        "turning digits 1 into 7 with latent noise 2 t (1 - t), an SDE comes at least 15 % nearer to real sevens than "
+        "its own ODE and 25 % nearer than a bridge without latent noise; on blurred digits an SDE beats its ODE and "
+        "the mean",
     ),
     Entry(
         "radd",

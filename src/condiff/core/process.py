@@ -62,6 +62,7 @@ class Flowing(Process[Moments], Protocol):
         ...
 
 
+@runtime_checkable
 class Noisy(Flowing, Protocol):
     """A flowing process with a noise part, hence a score -noise / level: Gaussian, Interpolant with latent noise."""
 
