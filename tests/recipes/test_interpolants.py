@@ -26,9 +26,9 @@ def folder(tmp_path_factory):
     for name in ("input", "target"):
         (root / name).mkdir(parents=True)
     for k in range(400):
-        picture = np.zeros((8, 8), np.uint8)
+        picture = random.integers(0, 60, (8, 8)).astype(np.uint8)
         y, x = random.integers(0, 5, 2)
-        picture[y : y + 3, x : x + 3] = 255
+        picture[y : y + 3, x : x + 3] += 190
         soft = np.asarray(Image.fromarray(picture).resize((4, 4)).resize((8, 8)))
         Image.fromarray(soft).save(root / "input" / f"{k:03d}.png")
         Image.fromarray(picture).save(root / "target" / f"{k:03d}.png")
