@@ -26,6 +26,14 @@ def test_every_route_is_softmax_attention(dtype, keys, masked):
     assert (out.double() - reference(q, k, v, mask)).abs().max() < bound
 
 
+def test_rows_taken_a_few_at_a_time_are_the_same(monkeypatch):
+    q, k, v = (normal(5, 2, n, 8, seed=n).bfloat16() for n in (6, 7, 7))
+    with torch.no_grad():
+        whole = attend(q, k, v)
+        monkeypatch.setattr("condiff.nn.attention._CACHE", 2 * 2 * 2 * 6 * 7)  # two rows
+        torch.testing.assert_close(attend(q, k, v), whole, atol=0.0, rtol=0.0)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # PyTorch's own forward mode
 def test_attention_has_a_forward_derivative():
     q, k, v = (normal(1, 2, 5, 4, seed=n, dtype=torch.float64) for n in range(3))

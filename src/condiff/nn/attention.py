@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.forward_ad import unpack_dual
+
+from condiff.nn.direct import direct, forward_mode
 
 _SHORT = 512
 """Up to about this many keys, two batched products in bf16 beat the fused CPU kernel, which gains nothing from bf16."""
+
+_CACHE = 1 << 19
+"""Bytes of scores that are made and used at a time by the two products: what stays in a core's own cache."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -26,12 +30,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     """
     short = q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= _SHORT
     # The fused kernels have no forward-mode derivative, which flow maps need.
-    if short or unpack_dual(q).tangent is not None:
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, float("-inf"))
-        return torch.matmul(scores.softmax(-1).to(v.dtype), v)
+    if short and mask is None and len(q) == len(k) and direct(q, k, v):
+        rows = max(1, _CACHE // (q.shape[1] * q.shape[2] * k.shape[2] * q.element_size()))
+        parts = zip(q.split(rows), k.split(rows), v.split(rows), strict=True)
+        return torch.cat([_products(*part) for part in parts]) if len(q) > rows else _products(q, k, v)
+    if short or forward_mode(q, k, v):
+        return _products(q, k, v, mask)
     return nn.functional.scaled_dot_product_attention(q, k, v, mask)
+
+
+def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return torch.matmul(scores.softmax(-1).to(v.dtype), v)
 
 
 def block_causal(count: int, block: int, device: torch.device, start: Tensor | None = None) -> Tensor:

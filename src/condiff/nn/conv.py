@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.forward_ad import unpack_dual
+
+from condiff.nn.direct import direct
 
 _SLOW_PATH = 20480
 """ATen (CPU, float32) leaves oneDNN for a native 3-D convolution that is 4 to 13 times slower when there is one
@@ -26,8 +27,7 @@ class Conv3d(nn.Conv3d):
         """Convolve (B, C, D, H, W)."""
         if not self._slow(input):
             return super().forward(input)
-        differentiable = torch.is_grad_enabled() or unpack_dual(input).tangent is not None
-        if differentiable or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or not direct(input):
             return super().forward(torch.cat([input, torch.zeros_like(input)]))[:1]
         padding = [int(p) for p in self.padding]
         return torch.mkldnn_convolution(input, self.weight, self.bias, padding, self.stride, self.dilation, self.groups)
