@@ -14,6 +14,7 @@ from condiff.nn.layout import Frames, Grid, Layout, Tokens
 from condiff.nn.mlp import MLP
 from condiff.nn.norm import group_norm, modulate, rms_norm
 from condiff.nn.ridge import Ridge
+from condiff.nn.pack import has_bf16, prepare
 from condiff.nn.rounding import rounded
 from condiff.nn.subspace import SubspaceScore
 from condiff.nn.tokens import TokenDiT
@@ -43,8 +44,10 @@ __all__ = [
     "block_causal",
     "conv",
     "group_norm",
+    "has_bf16",
     "initialise",
     "modulate",
+    "prepare",
     "rms_norm",
     "rounded",
 ]
