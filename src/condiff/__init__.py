@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from condiff.core.system import System
     from condiff.files import load, save
     from condiff.tasks.generate import sample
+    from condiff.tasks.ready import prepare
     from condiff.train.fit import fit
 
 __version__ = "0.1.0"
@@ -44,6 +45,7 @@ _HOMES = {
     "System": "core.system",
     "fit": "train.fit",
     "load": "files",
+    "prepare": "tasks.ready",
     "sample": "tasks.generate",
     "save": "files",
 }
@@ -62,6 +64,7 @@ __all__ = [
     "nn",
     "objectives",
     "oracles",
+    "prepare",
     "process",
     "recipes",
     "sample",

@@ -94,6 +94,7 @@ SAMPLING = [
     (["--cond", "label=1", "--cond", "label=2"], ["twice"]),
     (["--seed", "-1"], ["--seed"]),
     (["--batch-size", "0"], ["--batch-size"]),
+    (["--precision", "fp16"], ["--precision", "fp16", "bf16"]),
     (["--out", "x.gif"], [".gif"]),
 ]
 

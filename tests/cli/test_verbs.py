@@ -67,6 +67,16 @@ def test_samples_do_not_depend_on_the_batch_size_and_replay(run, tmp_path, capsy
     assert answer(capsys, "replay", str(tmp_path / "a.npz"))["verdict"] == "equal"
 
 
+def test_bf16_is_nearly_the_same_and_is_replayed_as_it_was_made(run, tmp_path, capsys):
+    words = ["sample", str(run), "-n", "4", "--steps", "2"]
+    for precision in ("fp32", "bf16"):
+        assert main([*words, "--precision", precision, "--out", str(tmp_path / f"{precision}.npz")]) == 0
+    full, low = (np.load(tmp_path / f"{precision}.npz")["samples"] for precision in ("fp32", "bf16"))
+    assert 0 < np.linalg.norm(low - full) <= 0.02 * np.linalg.norm(full)
+    capsys.readouterr()
+    assert answer(capsys, "replay", str(tmp_path / "bf16.npz"))["verdict"] == "equal"
+
+
 def test_a_changed_picture_or_run_is_noticed(run, tmp_path, capsys):
     path = tmp_path / "grid.png"
     main(["sample", str(run), "-n", "2", "--steps", "2", "--out", str(path)])

@@ -60,6 +60,7 @@ def _machine(as_json: bool) -> int:
 
     from condiff import __version__
     from condiff.cli.train_verb import memory
+    from condiff.nn.pack import has_bf16
 
     facts: dict[str, Any] = {
         "condiff": __version__,
@@ -67,7 +68,7 @@ def _machine(as_json: bool) -> int:
         "platform": platform.platform(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "bf16_fast": bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()),
+        "bf16_fast": has_bf16(),
         "gpus": torch.cuda.device_count(),
         "memory_gib": round(memory() / 2**30, 1),
         "disk_free_gib": round(shutil.disk_usage(".").free / 2**30, 1),

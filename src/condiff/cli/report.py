@@ -80,6 +80,8 @@ def _sample_command(recipe: dict[str, Any]) -> str:
     words += ["--guidance-scale", f"{recipe['guidance_scale']:g}", "--seed", str(recipe["seed"])]
     if recipe["solver"]:
         words += ["--solver", recipe["solver"]]
+    if recipe.get("precision", "fp32") != "fp32":
+        words += ["--precision", recipe["precision"]]
     for name, values in (recipe["cond"] or {}).items():
         words += ["--cond", f"{name}={','.join(map(str, values))}"]
     return shlex.join(words)

@@ -36,6 +36,9 @@ def _parser() -> Parser:
     parser.add_argument("--prompt", metavar="TEXT", help="text systems: continue this text")
     parser.add_argument("--infill", metavar="TEXT", help="text systems: fill the gaps, one underscore a byte")
     parser.add_argument("--length", type=positive, metavar="N", help="text systems: bytes of the whole text")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="type the network computes in [fp32]"
+    )
     parser.add_argument("--device", default="cpu", help="where to compute [cpu]")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return parser
@@ -116,6 +119,7 @@ def run(words: list[str]) -> int:
         "seed": arguments.seed,
         "first": arguments.first,
         "batch_size": arguments.batch_size,
+        "precision": arguments.precision,
     }
     with usage():
         check_out(out, drawable(system), flat=not drawable(system))
@@ -143,6 +147,22 @@ def run(words: list[str]) -> int:
     return 0
 
 
+def ready(system: Any, recipe: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a System
+    """Prepare a system for sampling in the precision of a recipe.
+
+    Raises:
+        ValueError: If that is unknown.
+    """
+    import torch
+
+    from condiff.tasks.ready import prepare
+
+    precision = recipe.get("precision", "fp32")  # files from before there was a choice were made in fp32
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision must be fp32 or bf16, the recipe says {precision!r}")
+    return prepare(system, dtype=torch.bfloat16 if precision == "bf16" else None)
+
+
 def generate(system: Any, recipe: Mapping[str, Any], *, device: Any = "cpu", talk: bool = False) -> tuple[Any, int]:  # noqa: ANN401
     """Draw the samples a recipe asks for, in the units of the data; returns them with the network calls of one batch.
 
@@ -150,6 +170,7 @@ def generate(system: Any, recipe: Mapping[str, Any], *, device: Any = "cpu", tal
 
     Raises:
         UsageError: If the system cannot honour the guidance scale.
+        ValueError: If the recipe names an unknown precision.
         RuntimeError: If a sample is not finite.
     """
     import torch
@@ -162,6 +183,7 @@ def generate(system: Any, recipe: Mapping[str, Any], *, device: Any = "cpu", tal
         raise UsageError(
             f"this system takes no condition, so --guidance-scale {recipe['guidance_scale']:g} cannot be used"
         )
+    system = ready(system, recipe)
     crew = workers(device)
     count = recipe["num_samples"]
     share = -(-count // crew.size)  # equal shares can be gathered; what the last ones draw too much is cut off

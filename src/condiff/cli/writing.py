@@ -44,6 +44,7 @@ def run_text(
         "prompt": arguments.prompt or "",
         "infill": arguments.infill or "",
         "length": arguments.length,
+        "precision": arguments.precision,
     }
     if not system.schema and recipe["guidance_scale"] != 1.0:
         raise UsageError(
@@ -80,10 +81,12 @@ def run_text(
 
 def texts(system: System[Any, Any], recipe: Mapping[str, Any]) -> Any:  # noqa: ANN401 - the iterator of `write`
     """Write what a recipe asks for, piece by piece."""
+    from condiff.cli.sample_verb import ready
+
     count, first = recipe["num_samples"], recipe["first"]
     names = ("num_samples", "prompt", "infill", "length", "num_steps", "solver", "seed", "batch_size", "first")
     return write(
-        system,
+        ready(system, recipe),
         cond=conditions_for(system, recipe["cond"], range(first, first + count)),
         guidance_scale=recipe["guidance_scale"] if system.schema else None,
         **{name: recipe[name] for name in names},
