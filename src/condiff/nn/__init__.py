@@ -13,8 +13,8 @@ from condiff.nn.init import initialise
 from condiff.nn.layout import Frames, Grid, Layout, Tokens
 from condiff.nn.mlp import MLP
 from condiff.nn.norm import group_norm, modulate, rms_norm
-from condiff.nn.ridge import Ridge
 from condiff.nn.pack import has_bf16, prepare
+from condiff.nn.ridge import Ridge
 from condiff.nn.rounding import rounded
 from condiff.nn.subspace import SubspaceScore
 from condiff.nn.tokens import TokenDiT
