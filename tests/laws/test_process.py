@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws.cases import BRIDGES, DTYPE, GRIDS, LATENTS, NOISES, SCHEDULES, TARGETS, TIME_LAWS, gaussian, rng
 
-from condiff.core import RowRng, expand, instant
+from condiff.core import RowRng, SharedRng, expand, instant
 from condiff.process import (
     EDM,
     VP,
@@ -322,6 +322,18 @@ def test_importance_weights_undo_the_law():
 def test_stratified_fills_every_stratum_once():
     t = draw_times(TIME_LAWS["Stratified"], (8,), schedule=Flow(), rng=RowRng(4, range(8)))
     assert sorted((t * 8).long().tolist()) == list(range(8))
+
+
+def test_strata_are_those_of_the_global_batch():
+    law, shape = TIME_LAWS["Stratified"], (12, 3)
+    whole = draw_times(law, shape, schedule=Flow(), rng=SharedRng(7, "train", 2))
+    for column in whole.T:
+        assert sorted((column * 12).long().tolist()) == list(range(12))
+    assert not torch.equal(whole[:, 0], whole[:, 1])  # frames of a row have offsets of their own
+    for size in (3, 4):  # two workers with two parts each; three workers
+        parts = [SharedRng(7, "train", 2, part=(first, 12)) for first in range(0, 12, size)]
+        drawn = [draw_times(law, (size, 3), schedule=Flow(), rng=rng) for rng in parts]
+        assert torch.equal(torch.cat(drawn), whole)
 
 
 def test_lognormal_sigma_has_its_median():

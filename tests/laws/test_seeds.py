@@ -98,6 +98,21 @@ def test_gamma_has_its_moments(concentration):
     assert float(drawn.var()) == pytest.approx(concentration, abs=4 * spread)
 
 
+def test_strata_of_rows_are_even_and_a_row_keeps_its_own():
+    whole = RowRng(3, range(16)).strata((16, 2))
+    for block in (slice(0, 16), slice(8, 16), slice(4, 8)):
+        count = block.stop - block.start
+        for column in whole[block].T:
+            assert sorted((column * count).long().tolist()) == list(range(count))
+    assert torch.equal(RowRng(3, [9, 4]).strata((2, 2)), whole[[9, 4]])
+    rng = RowRng(3, range(16))
+    again = rng.strata((16, 2))
+    assert torch.equal(again, whole)
+    offset = torch.remainder(rng.strata((16, 2)) - whole, 1.0)  # the next draw has another offset, for all rows
+    torch.testing.assert_close(offset, offset[:1].expand(16, 2), atol=1e-12, rtol=0.0)
+    assert float(offset.min()) > 1e-6
+
+
 def test_uniforms_stay_below_one_whatever_the_type():
     assert RowRng(0, [0], dtype=torch.float32).uniform((1, 100_000)).dtype == torch.float64
     assert float(SharedRng(0).uniform((100_000,)).max()) < 1.0

@@ -16,6 +16,8 @@ from train.toy import FAST, data, toy
 
 from condiff.core.rng import SharedRng
 from condiff.data.batch import batch_index
+from condiff.objectives import Denoising
+from condiff.process import Stratified, UniformTime, Velocity
 from condiff.train import Progress, fit
 from condiff.train.fit import average_decay, learning_rate
 
@@ -94,9 +96,15 @@ def test_stopping_anywhere_and_going_on_is_bit_equal(stop, accumulate):
     same(tensors(whole), tensors(half))
 
 
-def test_accumulation_and_batch_agree_to_rounding():
-    one, a = run(toy())
-    four, b = run(toy(), settings=replace(FAST, accumulate=4))
+def stratified():
+    made = toy()
+    return replace(made, objective=Denoising(made.process, Velocity(), Stratified(UniformTime())))
+
+
+@pytest.mark.parametrize("system", [toy, stratified])
+def test_accumulation_and_batch_agree_to_rounding(system):
+    one, a = run(system())
+    four, b = run(system(), settings=replace(FAST, accumulate=4))
     assert a == pytest.approx(b, abs=2e-6)
     mine, its = tensors(one), tensors(four)
     for name in set(mine) - {"model.net.calls", "ema.net.calls"}:

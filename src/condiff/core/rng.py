@@ -31,6 +31,10 @@ class Rng(Protocol):
         """Draw uniform numbers in [0, 1), in float64: a cast to float32 could round up to 1."""
         ...
 
+    def strata(self, shape: Sequence[int]) -> Tensor:
+        """Draw uniform numbers in [0, 1) that are spread evenly over the rows, in float64."""
+        ...
+
     def gamma(self, concentration: float, shape: Sequence[int]) -> Tensor:
         """Draw Gamma(concentration, rate 1) numbers."""
         ...
@@ -155,6 +159,25 @@ class RowRng:
         """Draw uniform numbers in [0, 1), shape (B, ...), in float64."""
         return self._uniform(shape).to(self.device)
 
+    def strata(self, shape: Sequence[int]) -> Tensor:
+        """Draw uniform numbers in [0, 1) that are spread evenly over consecutive rows, shape (B, ...), in float64.
+
+        u_r = bits of r mirrored at the point + an offset common to all rows, wrapped to [0, 1)
+
+        Each aligned block of 2^k rows has one row in each of 2^k equal strata, and a row still does not depend on its
+        batch, as strata counted within a batch would make it.
+
+        Source: van der Corput 1935.
+        """
+        out = torch.empty(tuple(shape), dtype=torch.float64)
+        for at, counter in enumerate(self._counted(shape)):
+            row = self.row_ids[at]
+            mirrored = int(f"{row:b}"[::-1], 2) / 2.0 ** row.bit_length()
+            generator = self._generator.manual_seed(key(self.seed, "strata", counter))
+            torch.rand(tuple(shape[1:]), generator=generator, out=out[at], dtype=torch.float64)
+            out[at] = torch.remainder(out[at] + mirrored, 1.0)
+        return out.to(self.device)
+
     def gamma(self, concentration: float, shape: Sequence[int]) -> Tensor:
         """Draw Gamma(concentration, rate 1) numbers, shape (B, ...).
 
@@ -177,9 +200,19 @@ class RowRng:
         return out
 
     def _streams(self, shape: Sequence[int]) -> _Rows:
+        self._check(shape)
+        return _Rows(self)
+
+    def _counted(self, shape: Sequence[int]) -> list[int]:
+        """Return how many draws each row has made, and count one more."""
+        self._check(shape)
+        before = list(self.counters)
+        self.counters[:] = [count + 1 for count in before]
+        return before
+
+    def _check(self, shape: Sequence[int]) -> None:
         if not shape or shape[0] != len(self.row_ids):
             raise ValueError(f"this source has {len(self.row_ids)} rows, but a shape of {tuple(shape)} was asked for")
-        return _Rows(self)
 
 
 class _Rows:
@@ -280,6 +313,16 @@ class SharedRng:
         """Draw uniform numbers in [0, 1), in float64."""
         draw = torch.rand(self._all(shape), generator=self._generator, dtype=torch.float64)
         return self._own(draw, shape).to(self.device)
+
+    def strata(self, shape: Sequence[int]) -> Tensor:
+        """Draw uniform numbers in [0, 1), one from each of B equal strata of the global batch, in float64.
+
+        u_b = b / B + u_0 wrapped to [0, 1), b and B counted over the global batch.
+        """
+        size = self._all(shape)
+        draw = torch.rand(size, generator=self._generator, dtype=torch.float64)
+        rows = torch.arange(size[0], dtype=torch.float64).reshape(-1, *[1] * (len(size) - 1))
+        return self._own(torch.remainder(rows / size[0] + draw[:1], 1.0), shape).to(self.device)
 
     def gamma(self, concentration: float, shape: Sequence[int]) -> Tensor:
         """Draw Gamma(concentration, rate 1) numbers.

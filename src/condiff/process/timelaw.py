@@ -27,9 +27,7 @@ class TimeLaw(Protocol):
 
 def draw_times(law: TimeLaw, shape: Sequence[int], *, schedule: Schedule, rng: Rng) -> Tensor:
     """Draw times of a prefix shape (B, ...), float64."""
-    u = rng.uniform(shape)
-    if isinstance(law, Stratified):
-        u = law.spread(u)
+    u = rng.strata(shape) if isinstance(law, Stratified) else rng.uniform(shape)
     return law.quantile(u, schedule)
 
 
@@ -112,10 +110,10 @@ class LogNormalSigma:
 @final
 @dataclass(frozen=True)
 class Stratified:
-    """Another law with one draw from each of B equal strata: lower variance between batches.
+    """Another law with its draws spread evenly over the rows: lower variance between batches.
 
-    Rows of one batch then depend on each other, which is for training only. The strata are rotated by the batch's first
-    draw, so that a row is not tied to one noise level.
+    In training each of the B rows of the global batch has one of B equal strata, however many workers and accumulation
+    parts share it; one offset a batch sees to it that a row is not tied to one noise level. See `Rng.strata`.
 
     Args:
         inner: The law to spread.
@@ -124,12 +122,6 @@ class Stratified:
     """
 
     inner: TimeLaw
-
-    def spread(self, u: Tensor) -> Tensor:
-        """Return (row + u_0) / B wrapped to [0, 1), for u (B, ...): one shared offset, one stratum a row."""
-        count = u.shape[0]
-        rows = torch.arange(count, dtype=torch.float64, device=u.device).reshape(-1, *[1] * (u.ndim - 1))
-        return torch.remainder(rows / count + u[:1], 1.0)
 
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
         """Return the inner law's quantile."""
