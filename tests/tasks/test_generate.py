@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
 import pytest
 import torch
-from laws.cases import rng
 from torch import nn
 
 from condiff import recipes
 from condiff.codecs import Standardize
 from condiff.core import ClassLabel, Condition, Embeddings, Picture, RowRng, System, TokenIds, Vector
 from condiff.core.drivers import sample as run
-from condiff.guidance import CFG
+from condiff.guidance import CFG, Autoguidance
 from condiff.objectives import Denoising
 from condiff.process import Flow, Gaussian, Interpolant, Preconditioned, Straight, Times, Uniform, Velocity
 from condiff.solvers import Jump, Multistep
 from condiff.tasks import SOLVERS, batches, condition_of, sample, solver_named
-from condiff.tasks.generate import suits
+from condiff.tasks.generate import evaluating, suits
 
 PROCESS = Gaussian(Flow())
 
@@ -169,14 +172,60 @@ def test_guidance_without_a_condition_to_guide_by_is_refused():
         sample(system({}), guidance_scale=2.0)
 
 
-def test_the_mode_of_a_module_is_put_back():
-    made = system()
-    for training in (True, False):
-        made.denoiser.train(training)
-        seen = []
-        hook = made.denoiser.net.register_forward_hook(lambda module, *_, seen=seen: seen.append(module.training))
-        sample(made, num_samples=1, solver=Multistep(1))
-        hook.remove()
-        assert not any(seen)
-        assert made.denoiser.training is training
-    assert rng(0).normal((1, 1)).dtype == torch.float64
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.dropout = nn.Linear(2, 2), nn.Dropout(0.5)
+
+    def forward(self, x, t, cond):
+        return self.dropout(self.linear(x))
+
+
+def noisy():
+    torch.manual_seed(0)
+    return replace(system(), denoiser=Preconditioned(Noisy(), PROCESS, Velocity()))
+
+
+def test_sampling_never_drops_out_and_never_switches_a_module():
+    made = noisy()
+    calm = sample(replace(made, denoiser=copy.deepcopy(made.denoiser).eval()), num_samples=3)
+    seen = []
+    made.denoiser.net.register_forward_hook(lambda module, *_: seen.append(module.training))
+    for part in (made.denoiser, made.denoiser.net, made.denoiser.net.dropout):
+        made.denoiser.eval()
+        part.train()
+        assert torch.equal(sample(made, num_samples=3), calm)
+        assert part.training
+    assert seen
+    assert not any(seen)
+
+
+def test_weights_are_shared_with_what_is_sampled():
+    made = noisy()
+    before = sample(made, num_samples=2)
+    copied = evaluating(made.denoiser)
+    assert copied.net.linear.weight is made.denoiser.net.linear.weight
+    with torch.no_grad():
+        made.denoiser.net.linear.weight.add_(1.0)
+    assert not torch.equal(sample(made, num_samples=2), before)
+
+
+def test_modules_inside_guidance_are_in_evaluation_too():
+    made = noisy()
+    inner = made.denoiser
+    guided = Autoguidance(inner, copy.deepcopy(inner), 2.0)
+    calm = Autoguidance(copy.deepcopy(inner).eval(), copy.deepcopy(inner).eval(), 2.0)
+    assert torch.equal(
+        sample(replace(made, denoiser=guided), num_samples=2), sample(replace(made, denoiser=calm), num_samples=2)
+    )
+    assert inner.net.dropout.training
+    assert evaluating(calm) is calm
+
+
+def test_sixteen_threads_sample_a_module_in_training_as_one_does():
+    made = noisy()
+    serial = [sample(made, num_samples=2, seed=seed) for seed in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        threaded = list(pool.map(lambda seed: sample(made, num_samples=2, seed=seed), range(16)))
+    assert all(torch.equal(a, b) for a, b in zip(serial, threaded, strict=True))
+    assert all(module.training for module in made.denoiser.modules())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar, cast, final, get_args, get_origin, get_type_hints
 
 import torch
@@ -31,6 +33,8 @@ from condiff.solvers import (
     TokenEuler,
     UniPC,
 )
+
+Anything = TypeVar("Anything")
 
 SOLVERS: Mapping[str, Callable[[], Solver[Any, Any]]] = {
     "adams2": lambda: Adams(2),
@@ -219,7 +223,7 @@ def sample(
     """Draw samples from a system.
 
     Sample i of a seed starts from the same noise whatever the batch size, order or worker; outputs agree to rounding,
-    and bit for bit at equal batch shape.
+    and bit for bit at equal batch shape. Dropout never runs, whatever mode the denoiser's modules are in.
 
     Args:
         system: A system with a trained denoiser.
@@ -289,40 +293,47 @@ def batches(
         raise ValueError(f"cond has {len(cond)} rows for {num_samples} samples")
     chosen = check_solver(system, solver)
     grid = system.grid(system.num_steps if num_steps is None else num_steps)
-    was_training = _eval(system.denoiser)
-    try:
-        for start in range(0, num_samples, batch_size):
-            rows = range(first + start, first + min(start + batch_size, num_samples))
-            here = slice(start, start + len(rows))
-            given = (
-                cond.rows(torch.arange(num_samples)[here])
-                if isinstance(cond, Condition)
-                else condition_of(system, cond, rows)
-            )
-            if given is not None:
-                given = given.to(device)
-            counted = Counted(system.denoiser)
-            unconditional = given is None or not any(bool(flag.any()) for flag in given.present.values())
-            denoiser = counted if unconditional else CFG(cast(Any, counted), scale)
-            x = run(
-                system.process,
-                denoiser,
-                chosen,
-                (len(rows), *(system.shape if source is None else source.shape[1:])),
-                grid,
-                cond=given,
-                rng=RowRng(seed, rows, device=device),
-                source=None if source is None else source[here].to(device),
-            )
-            yield system.codec.decode(x, given).cpu(), counted.calls
-    finally:
-        if was_training and isinstance(system.denoiser, nn.Module):
-            system.denoiser.train()
+    system = evaluating(system)
+    for start in range(0, num_samples, batch_size):
+        rows = range(first + start, first + min(start + batch_size, num_samples))
+        here = slice(start, start + len(rows))
+        given = (
+            cond.rows(torch.arange(num_samples)[here])
+            if isinstance(cond, Condition)
+            else condition_of(system, cond, rows)
+        )
+        if given is not None:
+            given = given.to(device)
+        counted = Counted(system.denoiser)
+        unconditional = given is None or not any(bool(flag.any()) for flag in given.present.values())
+        denoiser = counted if unconditional else CFG(cast(Any, counted), scale)
+        x = run(
+            system.process,
+            denoiser,
+            chosen,
+            (len(rows), *(system.shape if source is None else source.shape[1:])),
+            grid,
+            cond=given,
+            rng=RowRng(seed, rows, device=device),
+            source=None if source is None else source[here].to(device),
+        )
+        yield system.codec.decode(x, given).cpu(), counted.calls
 
 
-def _eval(denoiser: object) -> bool:
-    """Put a module in evaluation mode, if it is not there already; return whether it was training."""
-    if isinstance(denoiser, nn.Module) and denoiser.training:
-        denoiser.eval()
-        return True
-    return False
+def evaluating(what: Anything) -> Anything:
+    """Return a system, or any part of one, with its modules in evaluation mode; the one given is left as it is.
+
+    Modules in training are copied without their weights, which both share: a switch to and fro would be seen by other
+    threads that sample or train the same system. What has none in training is returned itself.
+    """
+    if isinstance(what, nn.Module):
+        if not any(module.training for module in what.modules()):
+            return what
+        weights = [*what.parameters(), *what.buffers()]
+        return copy.deepcopy(what, {id(weight): weight for weight in weights}).eval()
+    if is_dataclass(what) and not isinstance(what, type):  # guidance, codecs and processes around modules
+        parts = {entry.name: getattr(what, entry.name) for entry in fields(what) if entry.init}
+        calm = {name: evaluating(part) for name, part in parts.items()}
+        changed = {name: part for name, part in calm.items() if part is not parts[name]}
+        return replace(what, **changed) if changed else what
+    return what
