@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 
@@ -17,7 +18,17 @@ def test_the_page_shows_samples_metrics_and_commands(run, capsys):
     config = (run / "config.yaml").read_text()
     assert "condiff train digits" in page
     assert f"condiff sample {run} -n 10 --steps 2 --guidance-scale 2 --seed 4 --cond label=3" in page
-    assert f"condiff eval {run} -n 30" in page
+    assert f"condiff eval {run} -n 30 --seed 0 --quick" in page
+    judged = json.loads((run / "eval.json").read_text())["metrics"]
+    share = f"{100 * judged[0]['value']:.1f} %"
+    assert (
+        f"trained on 8,000 examples of digits for 3 steps in 0 seconds. Of 30 samples, {share} are read as"
+        in re.sub(r"in \d+ seconds", "in 0 seconds", page)
+    )
+    for metric in judged:  # each has words for everybody, and its exact definition
+        assert f"<td>{metric['name']}</td>" in page
+        assert html.escape(metric["definition"]) in page
+        assert re.search(rf"<td>{metric['name']}</td>.*?<td>[a-z][^<]+<details>", page), metric["name"]
     assert "class_agreement_unguided" in page
     assert "frechet_train" in page
     assert 'alt="sample.png"' in page

@@ -16,6 +16,21 @@ table{border-collapse:collapse}td,th{padding:.2rem .8rem;text-align:left;border-
 img{max-width:100%;image-rendering:pixelated;border:1px solid #ddd}
 pre,code{background:#f4f4f4;padding:.1rem .3rem}pre{padding:.6rem;overflow-x:auto}"""
 _NUM_STEPS_SHOWN = 4
+_MEANS = {
+    "class_agreement": "an independent classifier reads the class that was asked for; higher is better",
+    "class_agreement_unguided": "the same without guidance; what guidance adds is the difference",
+    "frechet": "how far the samples as a whole are from real held-out data; lower is better, see frechet_train",
+    "frechet_train": "the same for real training data: about what perfect samples would score",
+    "kid": "another distance to real held-out data, without bias; about 0 is perfect",
+    "precision": "share of samples that lie among real data; higher is more lifelike",
+    "recall": "share of real data that lie among samples; higher is more varied",
+    "density": "how densely real data surround the samples; about 1 is perfect",
+    "coverage": "share of real data with a sample near by; higher is more varied",
+    "copying_ratio": "distance to the nearest training example, over that of new real data; far below 1 is copying",
+    "copying_share": "share of samples suspiciously near a training example; about 0.01 is no copying",
+    "bits_per_dim": "bits to encode a number of a held-out example with this model; lower is better",
+}
+"""What a metric says, in words for everybody; the exact definition is folded away beside it."""
 
 
 def write_report(run: Path) -> Path:
@@ -33,10 +48,15 @@ def write_report(run: Path) -> Path:
     drawn, commands = _drawn(run), [str(config["command"])]
     commands += [_sample_command(recipe) for _, recipe in drawn]
     if evaluation is not None:
+        quick = "" if evaluation.get("condition_use") else " --quick"
         commands.append(
-            f"condiff eval {shlex.quote(evaluation['run'])} -n {evaluation['n']} --seed {evaluation['seed']}"
+            f"condiff eval {shlex.quote(evaluation['run'])} -n {evaluation['n']} --seed {evaluation['seed']}{quick}"
         )
-    parts = [f"<h1>{html.escape(str(config['recipe']))}</h1>"]
+    last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()[-1:]]
+    parts = [
+        f"<h1>{html.escape(str(config['recipe']))}</h1>",
+        f"<p>{html.escape(_summary(config, last, evaluation))}</p>",
+    ]
     parts += [f"<h2>Samples</h2><p>{html.escape(_caption(recipe))}</p>{_picture(path)}" for path, recipe in drawn]
     parts.append(_steps(run))
     if (run / "loss.png").is_file():
@@ -44,10 +64,11 @@ def write_report(run: Path) -> Path:
     if evaluation is not None:
         parts.append(_evaluation(evaluation))
     parts.append(f"<h2>Commands</h2><pre>{html.escape(chr(10).join(commands))}</pre>")
-    last = (run / "metrics.jsonl").read_text().splitlines()[-1:]
     if last:
-        parts.append(f"<h2>Last step</h2>{_rows(list(json.loads(last[0]).items()))}")
+        parts.append(f"<h2>Last step</h2>{_rows(list(last[0].items()))}")
     settings = {**config["settings"], "seed": config["seed"], "condiff": config["condiff"], "torch": config["torch"]}
+    if settings["seconds"]:
+        settings["steps"] = "as many as the clock allows"
     parts.append(f"<h2>Settings</h2>{_rows(list(settings.items()))}")
     parts.append(f"<h2>Recipe arguments</h2>{_rows(list(config['arguments'].items()))}")
     page = (
@@ -56,6 +77,23 @@ def write_report(run: Path) -> Path:
     )
     write_atomically(run / "report.html", (page + "\n".join(parts) + "</html>").encode())
     return run / "report.html"
+
+
+def _summary(config: dict[str, Any], last: list[dict[str, Any]], evaluation: dict[str, Any] | None) -> str:
+    """Say in two sentences what was trained and how good it is."""
+    about = config["arguments"].get("about") or {}
+    rows = f" on {about['rows']:,} examples of {about['name']}" if {"rows", "name"} <= about.keys() else ""
+    text = f"A model of the recipe {config['recipe']}, trained{rows}"
+    if last:
+        text += f" for {last[0]['step']:,} steps in {last[0]['seconds']:,.0f} seconds"
+    judged = {metric["name"]: metric for metric in evaluation["metrics"]} if evaluation is not None else {}
+    if "class_agreement" not in judged:
+        return f"{text}."
+    found = judged["class_agreement"]
+    return (
+        f"{text}. Of {found['n']:,} samples, {100 * found['value']:.1f} % are read as the class that was asked for "
+        f"(95 % interval {100 * found['interval'][0]:.1f} to {100 * found['interval'][1]:.1f})."
+    )
 
 
 def _drawn(run: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -105,17 +143,21 @@ def _steps(run: Path) -> str:
 
 
 def _evaluation(evaluation: dict[str, Any]) -> str:
-    heads = "<tr><th>metric</th><th>value</th><th>interval (95 %)</th><th>n</th><th>definition</th></tr>"
+    heads = "<tr><th>metric</th><th>value</th><th>interval (95 %)</th><th>n</th><th>meaning</th></tr>"
     lines = "".join(
         f"<tr><td>{html.escape(m['name'])}</td><td>{m['value']:.4g} {html.escape(m['unit'])}</td>"
-        f"<td>{m['interval'][0]:.4g} to {m['interval'][1]:.4g}</td><td>{m['n']}</td>"
-        f"<td>{html.escape(m['definition'])}</td></tr>"
+        f"<td>{m['interval'][0]:.4g} to {m['interval'][1]:.4g}</td><td>{m['n']}</td><td>{_meaning(m)}</td></tr>"
         for m in evaluation["metrics"]
     )
     use = evaluation.get("condition_use")
     verdict = f"<p>{html.escape(use['verdict'])}</p>" if use else ""
     about = f"<p>{html.escape(evaluation['data'])}, {evaluation['split']} split, seed {evaluation['seed']}</p>"
     return f"<h2>Evaluation</h2>{about}<table>{heads}{lines}</table>{verdict}"
+
+
+def _meaning(metric: dict[str, Any]) -> str:
+    words = html.escape(_MEANS.get(metric["name"], ""))
+    return f"{words}<details><summary>definition</summary>{html.escape(metric['definition'])}</details>"
 
 
 def _picture(path: Path) -> str:
