@@ -17,7 +17,7 @@ from condiff.core.drivers import sample as run
 from condiff.guidance import CFG, Autoguidance
 from condiff.objectives import Denoising
 from condiff.process import Flow, Gaussian, Interpolant, Preconditioned, Straight, Times, Uniform, Velocity
-from condiff.solvers import Jump, Multistep
+from condiff.solvers import Jump
 from condiff.tasks import SOLVERS, batches, condition_of, sample, solver_named
 from condiff.tasks.generate import evaluating, suits
 

@@ -13,6 +13,7 @@ from condiff.core.condition import ClassLabel, Condition
 from condiff.core.estimate import Moments
 from condiff.core.system import System
 from condiff.data.batch import Dataset, Splits
+from condiff.nn import MLP, DiT, DiTSize, Grid, UNet, UNetSize
 from condiff.objectives import Denoising, Dropping
 from condiff.process import Flow, Gaussian, Preconditioned, Times, Uniform, Velocity
 from condiff.solvers import Heun
@@ -64,6 +65,39 @@ def toy(*, width: int = 8, dropout: float = 0.0, tied: bool = True, sizes: Seque
         shape=(4,),
         schema={"y": ClassLabel(3, ("a", "b", "c"))},
     )
+
+
+def _made(net: nn.Module, shape: tuple[int, ...]) -> System:
+    process = Gaussian(Flow())
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        for parameter in net.parameters():  # networks begin as zero, which would hide most of their weights
+            parameter.copy_(0.2 * torch.randn(parameter.shape))
+    return System[Gaussian, Moments](
+        process=process,
+        denoiser=Preconditioned(net, process, Velocity()),
+        objective=Dropping(Denoising(process, Velocity()), {"y": 0.2}),
+        solver=Heun(),
+        codec=Identity(),
+        grid=Times(Uniform(), process.schedule),
+        shape=shape,
+        schema=SCHEMA,
+    )
+
+
+SCHEMA = {"y": ClassLabel(3)}
+NETS = {
+    "unet": lambda: _made(UNet(Grid(1, 2), UNetSize((8, 16)), schema=SCHEMA), (1, 8, 8)),
+    "dit": lambda: _made(DiT(Grid(1, 2), DiTSize(width=16, depth=2, head_width=8), schema=SCHEMA), (1, 8, 8)),
+    "mlp": lambda: _made(MLP(6, 16, 2, schema=SCHEMA), (6,)),
+}
+"""A small system with each of the package's networks."""
+
+
+def drawn(system: System, rows: int = 32) -> Dataset:
+    """Noise as data for a system of any shape."""
+    x = torch.randn(rows, *system.shape, generator=torch.Generator().manual_seed(1))
+    return Dataset(x, {"y": torch.arange(rows) % 3}, {"y": torch.ones(rows, dtype=torch.bool)}, "noise", "images")
 
 
 def find(name: str) -> Recipe:

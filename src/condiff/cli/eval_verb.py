@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from condiff.cli.errors import UsageError
-from condiff.cli.output import emit, say, table
+from condiff.cli.output import emit, lead, say, table
 from condiff.cli.parser import Parser, natural, positive
 
 FEWEST = 10
@@ -56,6 +56,8 @@ def run(words: list[str]) -> int:
     from condiff.data import read
     from condiff.tasks.assess import assess
     from condiff.train.checkpoint import write_atomically
+    from condiff.train.fit import module_of
+    from condiff.train.workers import workers
 
     system = opened(arguments.run)
     name = arguments.data or system.data.get("meta", {}).get("source") or system.data.get("name")
@@ -68,9 +70,13 @@ def run(words: list[str]) -> int:
     if len(splits.test) < FEWEST:
         raise UsageError(f"{name} has {len(splits.test)} test examples; intervals need {FEWEST} or more")
     _check_fit(str(name), system, splits.test)
+    crew = workers()
+    module_of(system).to(crew.device)
     metrics, use = assess(
-        system, splits, num=arguments.num_samples, seed=arguments.seed, quick=arguments.quick, talk=say
+        system, splits, num=arguments.num_samples, seed=arguments.seed, quick=arguments.quick, talk=say, workers=crew
     )
+    if not lead():
+        return 0
     facts = {
         "run": arguments.run,
         "data": str(name),

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from condiff.cli.errors import UsageError, nearest
+from condiff.cli.output import alone
 
 VERBS = {
     "systems": "list the systems that the package offers",
@@ -25,6 +26,9 @@ VERBS = {
     "doctor": "look at the machine, or at data or a run before using them",
     "replay": "regenerate a generated file from the recipe inside it",
 }
+
+SHARED = ("train", "sample", "eval")
+"""Verbs whose work several workers share."""
 
 GOOD, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -54,17 +58,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a full disk or a closed pipe behind stdout shows here, where it is answered
         return code
     except KeyboardInterrupt:
-        return INTERRUPTED
+        code = INTERRUPTED
     except BrokenPipeError:
         _forget_output()  # the reader of a pipe went away, as `head` does
-        return GOOD
+        code = GOOD
     except Exception as error:  # the border: everything becomes one line, and -v shows the rest
+        code = WRONG_USAGE if isinstance(error, UsageError | FileNotFoundError | FileExistsError) else FAILED
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG) and not error.filename:
             _forget_output()
         if verbose:
             traceback.print_exc()
-        print(f"condiff: {describe(error)}", file=sys.stderr)
-        return WRONG_USAGE if isinstance(error, UsageError | FileNotFoundError | FileExistsError) else FAILED
+        if _tells(error):
+            print(f"condiff: {describe(error)}", file=sys.stderr)
+    if not alone():
+        from condiff.train.workers import abandon
+
+        abandon(code)
+    return code
+
+
+def _tells(error: Exception) -> bool:
+    """Tell an error: the first of several workers does, so that a job ends with one line."""
+    if alone():
+        return True
+    from condiff.train.workers import first_to_fail
+
+    return first_to_fail(error)
 
 
 def _forget_output() -> None:
@@ -86,6 +105,10 @@ def _run(words: list[str]) -> int:
     if verb not in VERBS:
         kind = "option" if verb.startswith("-") else "verb"
         raise UsageError(f"no {kind} {verb!r}{nearest(verb, VERBS)} There are {', '.join(VERBS)}; see condiff --help")
+    if verb not in SHARED and not alone():
+        raise UsageError(
+            f"condiff {verb} is for one process, start it by itself; launchers are for {', '.join(SHARED)}"
+        )
     module = import_module(f"condiff.cli.{verb}_verb")
     try:
         code: int = module.run(rest)
@@ -111,6 +134,8 @@ def describe(error: BaseException) -> str:
         return f"{name}{advice}"
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "not enough memory for this; ask for fewer samples, a smaller --batch-size or a smaller network"
+    if isinstance(error, RuntimeError) and "gloo/" in str(error):
+        return "another worker is gone, so this one cannot go on; what ended it stands in its own output"
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     first = " ".join(text.split())
     if isinstance(error, ValueError | TypeError | RuntimeError | UsageError | OSError) and first:

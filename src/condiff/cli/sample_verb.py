@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from condiff.cli.errors import UsageError, usage
-from condiff.cli.output import emit, say
+from condiff.cli.output import emit, lead, say
 from condiff.cli.parser import Parser, natural, number, positive, step_count
 
 
@@ -131,7 +131,7 @@ def run(words: list[str]) -> int:
     started = time.perf_counter()
     samples, calls = generate(system, recipe, device=arguments.device, talk=True)
     seconds = time.perf_counter() - started
-    if int(os.environ.get("RANK", "0")) > 0:  # worker 0 writes and talks
+    if not lead():
         return 0
     files = write(out, samples, complete(recipe, system, calls), system)
     folder = Path(arguments.run)
@@ -177,7 +177,8 @@ def generate(system: Any, recipe: Mapping[str, Any], *, device: Any = "cpu", tal
 
     from condiff.cli.made import conditions_for, in_own_units
     from condiff.tasks.generate import batches
-    from condiff.train.workers import workers
+    from condiff.train.fit import module_of
+    from condiff.train.workers import join, share, workers
 
     if not system.schema and recipe["guidance_scale"] != 1.0:
         raise UsageError(
@@ -185,12 +186,13 @@ def generate(system: Any, recipe: Mapping[str, Any], *, device: Any = "cpu", tal
         )
     system = ready(system, recipe)
     crew = workers(device)
-    count = recipe["num_samples"]
-    share = -(-count // crew.size)  # equal shares can be gathered; what the last ones draw too much is cut off
-    first = recipe["first"] + crew.rank * share
+    count, first = recipe["num_samples"], recipe["first"]
+    mine = share(crew, count)
+    rows = range(first + mine.start, first + mine.stop)
     names = ("num_steps", "solver", "seed", "batch_size")
-    wanted = {**{name: recipe[name] for name in names}, "num_samples": share, "first": first}
-    wanted["cond"] = conditions_for(system, recipe["cond"], range(first, first + share))
+    wanted = {**{name: recipe[name] for name in names}, "num_samples": len(rows), "first": rows.start}
+    wanted["cond"] = conditions_for(system, recipe["cond"], rows)
+    module_of(system).to(crew.device)
     if system.schema:
         wanted["guidance_scale"] = recipe["guidance_scale"]
     live = talk and crew.rank == 0 and sys.stderr.isatty() and "NO_COLOR" not in os.environ
@@ -199,14 +201,12 @@ def generate(system: Any, recipe: Mapping[str, Any], *, device: Any = "cpu", tal
         calls = used
         parts.append(part)
         done += len(part)
-        if live and done < share:
+        if live and done < len(rows):
             sys.stderr.write(f"\r{done * crew.size}/{count} samples")
             sys.stderr.flush()
     if live and len(parts) > 1:
         sys.stderr.write("\r\x1b[K")
-    samples = torch.cat(parts)
-    if crew.size > 1:
-        samples = crew.gather(samples.to(crew.device)).cpu()[:count]
+    samples = join(crew, torch.cat(parts), count)
     if not bool(samples.isfinite().all()):
         raise RuntimeError(
             f"{int((~samples.isfinite()).flatten(1).any(1).sum())} of {len(samples)} samples are not finite; "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from condiff.cli.errors import UsageError, nearest
-from condiff.cli.output import emit, say
+from condiff.cli.output import emit, lead, say
 from condiff.cli.parser import Parser, natural, positive
 from condiff.cli.signature import add_options, chosen, recipe_names, recipe_options, training_options
 
@@ -143,6 +143,8 @@ def run(words: list[str]) -> int:
         command=command,
         device=device,
     )
+    if not lead():
+        return 0
     write_report(run_folder)
     say(
         f"done: look at {run_folder / 'report.html'}, "

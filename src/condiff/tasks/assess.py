@@ -25,8 +25,9 @@ from condiff.evaluate.text import cross_entropy, known_words, token_bound, unigr
 from condiff.objectives import Dropping, PseudoLabels
 from condiff.process.gaussian import Gaussian
 from condiff.process.interpolant import Interpolant
-from condiff.tasks.generate import sample
+from condiff.tasks.generate import evaluating, sample
 from condiff.tasks.text import words
+from condiff.train.workers import ALONE, Workers, join, share
 
 Features = Callable[[Tensor], Tensor]
 
@@ -40,23 +41,44 @@ def features_for(system: System[Any, Any], reference: Tensor) -> tuple[Features,
 
 
 def sample_like(
-    system: System[Any, Any], data: Dataset, num: int, *, guidance_scale: float, seed: int, num_steps: int | None = None
+    system: System[Any, Any],
+    data: Dataset,
+    num: int,
+    *,
+    guidance_scale: float,
+    seed: int,
+    num_steps: int | None = None,
+    workers: Workers = ALONE,
 ) -> tuple[Tensor, Condition]:
     """Draw samples under the conditions of the first rows of a data set, which are used in turn.
 
-    Returns: Samples (num, *S) and their conditions.
+    Returns: Samples (num, *S) and their conditions, on every worker.
     """
-    _, cond = data.rows(torch.arange(num) % len(data))
+    mine = share(workers, num)
+    _, cond = data.rows(torch.tensor(mine) % len(data))
     given: Mapping[str, Any] | Condition | None = cond if cond.values else None
-    scale = guidance_scale if cond.values else None
     drawn = sample(
-        system, num_samples=num, cond=given, guidance_scale=scale, seed=seed, batch_size=128, num_steps=num_steps
+        system,
+        num_samples=len(mine),
+        first=mine.start,
+        cond=given,
+        guidance_scale=guidance_scale if cond.values else None,
+        seed=seed,
+        batch_size=128,
+        num_steps=num_steps,
+        device=workers.device,
     )
-    return drawn, cond
+    return join(workers, drawn, num), data.rows(torch.arange(num) % len(data))[1]
 
 
 def held_out_use(
-    system: System[Any, Any], data: Dataset, *, num: int = 512, seed: int = 0, name: str | None = None
+    system: System[Any, Any],
+    data: Dataset,
+    *,
+    num: int = 512,
+    seed: int = 0,
+    name: str | None = None,
+    workers: Workers = ALONE,
 ) -> ConditionUse:
     """Test whether the model uses its condition: held-out loss with the true, a shuffled and the dropped condition.
 
@@ -66,12 +88,14 @@ def held_out_use(
         num: How many rows.
         seed: Names the draws, which the three losses share.
         name: The one condition to test; all if None.
+        workers: Who shares the rows; all of them get the answer.
 
     Raises:
         ValueError: If the system takes no condition.
     """
     if not system.schema:
         raise ValueError("this system takes no condition, so there is no use of one to test")
+    system = evaluating(system)
     objective = system.objective
     while isinstance(objective, Dropping | PseudoLabels):  # what a row is asked with is decided here, not in training
         objective = objective.inner
@@ -79,14 +103,28 @@ def held_out_use(
 
     @torch.no_grad()
     def loss(data: Tensor, cond: Condition | None, key: int) -> Tensor:
-        x = system.codec.encode(data, cond)
-        return objective(system.denoiser, x, cond, rng=RowRng(key, range(len(data)))).rows
+        mine = _mine(workers, len(data))
+        cond = cond.rows(mine).to(workers.device) if cond is not None else None
+        x = system.codec.encode(data[mine].to(workers.device), cond)
+        rng = RowRng(key, mine.tolist(), device=workers.device)
+        return join(workers, objective(system.denoiser, x, cond, rng=rng).rows, len(data))
 
     return condition_use(loss, rows, cond, seed=seed, name=name)
 
 
+def _mine(workers: Workers, count: int) -> Tensor:
+    """Return this worker's rows of `count`; what a share has too many repeats the last row, and `join` cuts it off."""
+    return torch.tensor(share(workers, count)).clamp_max(count - 1)
+
+
 def data_bits(
-    system: System[Any, Any], data: Dataset, *, num: int = 16, seed: int = 0, num_steps: int = 50
+    system: System[Any, Any],
+    data: Dataset,
+    *,
+    num: int = 16,
+    seed: int = 0,
+    num_steps: int = 50,
+    workers: Workers = ALONE,
 ) -> Metric | None:
     """Measure bits per dimension of held-out images with 256 levels, by the flow with Hutchinson's probes.
 
@@ -96,15 +134,17 @@ def data_bits(
     levels = meta.get("from_range") == [0.0, 255.0] and meta.get("range") == [-1.0, 1.0]
     if not isinstance(system.process, Gaussian) or not system.process.noise.standard or not levels:
         return None
-    rows, cond = data.take(num).rows(torch.arange(min(num, len(data))))
+    system, count = evaluating(system), min(num, len(data))
+    mine = _mine(workers, count)
+    rows, cond = data.rows(mine)
     low, high = -1.0 - 1.0 / 255.0, 1.0 + 1.0 / 255.0
-    rng = RowRng(seed, range(len(rows)))
+    rng, cond = RowRng(seed, mine.tolist(), device=workers.device), cond.to(workers.device)
     values = ((rows + 1.0) * 127.5).round().long()
     smooth = dequantise(values, rng=rng, bins=256, low=low, high=high)
     nats = log_likelihood(
         system.process,
         system.denoiser,
-        system.codec.encode(smooth, cond),
+        system.codec.encode(smooth.to(workers.device), cond),
         cond=cond if cond.values else None,
         num_steps=num_steps,
         rng=rng,
@@ -113,6 +153,7 @@ def data_bits(
     definition = (
         f"probability flow, {num_steps} midpoint steps, one Rademacher probe a step, one uniform dequantisation"
     )
+    nats = join(workers, nats, count)
     return bits_per_dim(nats, dims, bins=256, low=low, high=high, definition=definition, seed=seed)
 
 
@@ -124,6 +165,7 @@ def assess(
     seed: int = 0,
     quick: bool = False,
     talk: Callable[[str], None] = lambda text: None,
+    workers: Workers = ALONE,
 ) -> tuple[list[Metric], ConditionUse | None]:
     """Measure a system on the test split.
 
@@ -134,29 +176,42 @@ def assess(
         seed: Names samples, draws and bootstrap.
         quick: Only class agreement and distances of samples, without the likelihood and the condition test.
         talk: Told what is going on.
+        workers: Who shares the sampling and the losses; every metric is the one of a process alone, to rounding.
 
-    Returns: Metrics, and the test of condition use if there is a condition and `quick` is false.
+    Returns: Metrics, and the test of condition use if there is a condition and `quick` is false; on workers other than
+        0 nothing, for they only help.
     """
     if splits.test.kind == "text":
-        return _assess_text(system, splits, num=num, seed=seed, quick=quick, talk=talk)
+        return _assess_text(system, splits, num=num, seed=seed, quick=quick, talk=talk, workers=workers)
     test = splits.test
     scale = system.guidance_scale
     features, definition = features_for(system, test.data.float())
-    talk(f"drawing {num} samples at guidance scale {scale:g}")
-    guided, cond = sample_like(system, test, num, guidance_scale=scale, seed=seed)
-    metrics: list[Metric] = []
-    digits = definition == judge().definition
     label = next((name for name, kind in system.schema.items() if isinstance(kind, ClassLabel)), None)
-    if digits and label is not None:
-        metrics.append(
-            _named(_agreement(guided, cond.values[label]), "class_agreement", f"samples at guidance scale {scale:g}")
-        )
-        if scale != 1.0:
-            talk(f"drawing {num} samples without guidance")
-            plain, _ = sample_like(system, test, num, guidance_scale=1.0, seed=seed)
-            metrics.append(
-                _named(_agreement(plain, cond.values[label]), "class_agreement_unguided", "samples without guidance")
-            )
+    judged = label is not None and definition == judge().definition
+    talk(f"drawing {num} samples at guidance scale {scale:g}")
+    guided, cond = sample_like(system, test, num, guidance_scale=scale, seed=seed, workers=workers)
+    plain, bits, use = guided, None, None
+    if judged and scale != 1.0:
+        talk(f"drawing {num} samples without guidance")
+        plain, _ = sample_like(system, test, num, guidance_scale=1.0, seed=seed, workers=workers)
+    if not quick:
+        talk("measuring the likelihood")
+        bits = data_bits(system, test, seed=seed, workers=workers)
+        names = [name for name in system.schema if name != _start_of(system)]
+        if names:
+            talk("testing whether the condition is used")
+            # A bridge cannot be without its start, so that one is not exchanged or dropped.
+            only = None if len(names) == len(system.schema) else names[0]
+            use = held_out_use(system, test, seed=seed, name=only, workers=workers)
+    if workers.rank > 0:
+        return [], None
+    metrics: list[Metric] = []
+    if judged and label is not None:
+        of = f"samples at guidance scale {scale:g}"
+        metrics.append(_named(_agreement(guided, cond.values[label]), "class_agreement", of))
+        if plain is not guided:
+            asked, of = cond.values[label], "samples without guidance"
+            metrics.append(_named(_agreement(plain, asked), "class_agreement_unguided", of))
     talk("measuring distances")
     count = min(num, len(test), len(guided))
     metrics += evaluate_samples(
@@ -167,21 +222,18 @@ def assess(
         train=splits.train.data.float(),
         seed=seed,
     )
-    use = None
-    if not quick:
-        talk("measuring the likelihood")
-        bits = data_bits(system, test, seed=seed)
-        metrics += [bits] if bits is not None else []
-        names = [name for name in system.schema if name != _start_of(system)]
-        if names:
-            talk("testing whether the condition is used")
-            # A bridge cannot be without its start, so that one is not exchanged or dropped.
-            use = held_out_use(system, test, seed=seed, name=None if len(names) == len(system.schema) else names[0])
-    return metrics, use
+    return metrics + ([bits] if bits is not None else []), use
 
 
 def _assess_text(
-    system: System[Any, Any], splits: Splits, *, num: int, seed: int, quick: bool, talk: Callable[[str], None]
+    system: System[Any, Any],
+    splits: Splits,
+    *,
+    num: int,
+    seed: int,
+    quick: bool,
+    talk: Callable[[str], None],
+    workers: Workers,
 ) -> tuple[list[Metric], ConditionUse | None]:
     """Measure a text system: the bound on held-out text, and samples beside held-out text and beside letters by chance.
 
@@ -191,7 +243,13 @@ def _assess_text(
     vocabulary = system.process.vocabulary
     count = min(num, 64, len(test))
     talk(f"writing {count} texts at guidance scale {system.guidance_scale:g}")
-    drawn, _ = sample_like(system, test, count, guidance_scale=system.guidance_scale, seed=seed)
+    drawn, _ = sample_like(system, test, count, guidance_scale=system.guidance_scale, seed=seed, workers=workers)
+    use = None
+    if system.schema and not quick:
+        talk("testing whether the condition is used")
+        use = held_out_use(system, test, seed=seed, workers=workers)
+    if workers.rank > 0:
+        return [], None
     held = test.data[:count].long()
     known = words_of(words(row) for row in train)
     chance = train.flatten()[torch.randint(train.numel(), held.shape, generator=torch.Generator().manual_seed(seed))]
@@ -205,7 +263,8 @@ def _assess_text(
         name = {"samples": "known_words", "held-out text": "known_words_held_out"}.get(of, "known_words_chance")
         metrics.append(replace(metric, name=name, details={"entropy": unigram_entropy(rows, vocabulary)}))
     if quick:
-        return metrics, None
+        return metrics, use
+    system = evaluating(system)
     talk("measuring the bound on held-out text")
     objective = system.objective.inner if isinstance(system.objective, Dropping) else system.objective
     rows, cond = test.rows(torch.arange(len(test)))
@@ -221,10 +280,7 @@ def _assess_text(
 
     bound = token_bound(loss, rows, seed=seed)
     metrics.append(replace(bound, details={**bound.details, "by_frequency": cross_entropy(rows, train, vocabulary)}))
-    if not system.schema:
-        return metrics, None
-    talk("testing whether the condition is used")
-    return metrics, held_out_use(system, test, seed=seed)
+    return metrics, use
 
 
 def _start_of(system: System[Any, Any]) -> str | None:

@@ -23,7 +23,7 @@ from condiff.core.rng import SharedRng, key
 from condiff.core.system import System
 from condiff.data.batch import Dataset, Splits, batch_index
 from condiff.train.settings import Training
-from condiff.train.workers import Alone, Workers, local, whole
+from condiff.train.workers import ALONE, Workers, local, whole
 
 
 @runtime_checkable
@@ -200,7 +200,7 @@ def fit(
             log line, because looking at every step would stall the device, so go on from the last checkpoint.
     """
     settings = settings or Training()
-    crew = workers or Alone()
+    crew = workers or ALONE
     rows = data.train if isinstance(data, Splits) else data
     parts = settings.accumulate * crew.size
     if settings.batch_size % parts:

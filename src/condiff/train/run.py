@@ -27,7 +27,7 @@ from condiff.train.fit import Progress, Report, fit, module_of
 from condiff.train.record import Log, Talk
 from condiff.train.settings import Training
 from condiff.train.trackers import Tracker, tracker
-from condiff.train.workers import workers
+from condiff.train.workers import Workers, workers
 
 Pictures = Callable[[System[Any, Any], int], Image.Image | None]
 """Draws sample pictures of a system at a step; None if its data cannot be drawn."""
@@ -141,7 +141,7 @@ def train(
             for service in services:
                 service.image(step, "samples", path)
 
-    begun = progress.step
+    begun = ask_at = progress.step
     with contextlib.ExitStack() as stack:
         for service in services:
             stack.callback(service.close)
@@ -166,10 +166,9 @@ def train(
                 show(step)
             if done or _due(step, settings.checkpoint_every):
                 keep()
-            # Several workers must leave at the same step, so they ask each other, but not so often that it costs.
             asked = interrupted()
-            if crew.size > 1:
-                asked = _due(step, settings.log_every) and crew.agree(asked) > 0
+            if crew.size > 1:  # all must leave at the same step, so they ask each other, about once a second
+                asked, ask_at = _any_asked(crew, asked, step, progress) if step >= ask_at else (False, ask_at)
             if asked and not done:
                 keep()
                 talk.say(f"stopped at step {step} and saved; go on with: {_with_resume(command)}")
@@ -181,6 +180,13 @@ def train(
             write_picture(log.curve(str(config["recipe"])), run / "loss.png")
         crew.wait()
     return run
+
+
+def _any_asked(crew: Workers, asked: bool, step: int, progress: Progress) -> tuple[bool, int]:
+    """Return whether any worker was asked to stop, and at which step to look again: the same answer on all of them."""
+    speed = step / max(progress.seconds, 1e-9)
+    told = crew.mean(torch.tensor([float(asked), speed], dtype=torch.float64, device=crew.device)).tolist()
+    return told[0] > 0, step + max(1, int(told[1]))
 
 
 def _due(step: int, every: int) -> bool:

@@ -7,9 +7,16 @@ Several workers hold a copy of the weights each (DDP), or a part of them each (F
 from __future__ import annotations
 
 import atexit
+import contextlib
+import gc
 import os
+import socket
+import sys
+import warnings
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol, final
 
 import torch
@@ -112,6 +119,10 @@ class Alone:
         return {}
 
 
+ALONE = Alone()
+"""This process on its CPU: the default of whatever can be shared."""
+
+
 @final
 class Together:
     """Several processes through accelerate: DDP by default, FSDP if `accelerate launch` was configured for it.
@@ -126,6 +137,12 @@ class Together:
         except ImportError:
             raise RuntimeError("several workers need accelerate: pip install 'condiff[dist]'") from None
         self._sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true", "yes")
+        # Before the group starts: torch.distributed.nn keeps the group of its import time as a default argument, and a
+        # group that is held cannot end.
+        import torch.distributed.fsdp
+
+        if self._sharded:  # a denoiser reads what its network returns, and never changes it in place
+            warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
         # Hidden from accelerate, which would wrap the module a second time.
         asked = os.environ.pop("ACCELERATE_USE_FSDP", None)
         try:
@@ -133,8 +150,7 @@ class Together:
         finally:
             if asked is not None:
                 os.environ["ACCELERATE_USE_FSDP"] = asked
-        # A worker whose interpreter ends with the group alive may abort, and the launcher then stops the others.
-        atexit.register(_leave)
+        _TOGETHER.add(self)
 
     @property
     def rank(self) -> int:
@@ -195,6 +211,11 @@ def _like(tensor: Tensor, other: Any) -> Tensor:  # noqa: ANN401 - torch.distrib
     return distribute_tensor(tensor.detach().contiguous(), other.device_mesh, other.placements)
 
 
+def _is_called(block: nn.Module) -> bool:
+    """Has it weights, and a forward that gathers them? Those of a mere holder are gathered by what holds that."""
+    return type(block).forward is not nn.Module.forward and any(True for _ in block.parameters())
+
+
 def _shard(module: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
     """Shard the parts of a denoiser that have weights, and hand the sharded parameters to its optimiser.
 
@@ -211,11 +232,10 @@ def _shard(module: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
     before: dict[str, Tensor] = dict(module.named_parameters())
     module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for part in module.children():
-        for stack in part.modules():
-            if isinstance(stack, nn.ModuleList):
-                for block in stack:
-                    if any(True for _ in block.parameters()) and not isinstance(block, FSDPModule | nn.ModuleList):
-                        fully_shard(block)
+        for stack in reversed(list(part.modules())):  # inner blocks first: what holds a sharded block takes the rest
+            for block in stack if isinstance(stack, nn.ModuleList) else ():
+                if _is_called(block) and not isinstance(block, FSDPModule):
+                    fully_shard(block)
         if any(True for _ in part.parameters()):
             fully_shard(part)
     after: dict[Tensor, Tensor] = {before[name]: parameter for name, parameter in module.named_parameters()}
@@ -228,11 +248,80 @@ def _shard(module: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
     return module
 
 
+_TOGETHER: weakref.WeakSet[Together] = weakref.WeakSet()
+
+
+@atexit.register
 def _leave() -> None:
+    """End the process group while the interpreter is whole.
+
+    The group's threads drop the tensors of their last work when they please; one that does so while the interpreter is
+    taken down aborts the process, and the launcher then stops the others. The group ends its threads when nothing
+    refers to it, so what wraps modules is let go first. After a failure it is left alone: it would wait for work that
+    the other workers never do.
+    """
     from torch import distributed
 
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+    if not distributed.is_available() or not distributed.is_initialized() or getattr(sys, "last_value", None):
+        return
+    for crew in _TOGETHER:
+        crew._accelerator.free_memory()
+    gc.collect()
+    distributed.destroy_process_group()
+
+
+def abandon(code: int) -> None:
+    """Leave a process group at once after a failure or an interruption; without a group, do nothing.
+
+    Ending the group in order would wait for the other workers, who may wait for this one. They notice that this
+    process is gone.
+
+    Args:
+        code: Exit code of this process.
+    """
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+
+def first_to_fail(error: BaseException) -> bool:
+    """Should this worker say why it failed? The first one should: the others fail because it did, or as it did.
+
+    Args:
+        error: Why this worker failed.
+    """
+    from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
+
+    host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        socket.create_connection((host, int(port)), 2.0).close()  # the store itself would try again and again
+        store = TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=2))
+        return store.add(f"condiff/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1
+    # The store is gone, and with it the worker that held it: no need to add that the line to it is broken.
+    return not (isinstance(error, DistError) or is_lost_peer(error))
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Is this what a worker sees when another one is gone?"""
+    return isinstance(error, RuntimeError) and "gloo/" in str(error)
+
+
+def share(crew: Workers, count: int) -> range:
+    """Deal out `count` rows evenly and return this worker's, which are equally many on all workers.
+
+    The last shares may reach beyond `count`; `join` cuts that off.
+    """
+    each = -(-count // crew.size)
+    return range(crew.rank * each, (crew.rank + 1) * each)
+
+
+def join(crew: Workers, rows: Tensor, count: int) -> Tensor:
+    """Put the shares of all workers together, on every worker's host; they must call this at once."""
+    return rows if crew.size == 1 else crew.gather(rows.to(crew.device)).cpu()[:count]
 
 
 def workers(device: torch.device | str = "cpu") -> Workers:
