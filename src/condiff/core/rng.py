@@ -258,6 +258,10 @@ class SomeRows:
         """Draw uniform numbers in [0, 1), shape (B, ...)."""
         return self._drawn(lambda source, shape: source.uniform(shape), shape)
 
+    def strata(self, shape: Sequence[int]) -> Tensor:
+        """Draw uniform numbers in [0, 1) that are spread evenly over the rows, shape (B, ...)."""
+        return self._drawn(lambda source, shape: source.strata(shape), shape)
+
     def gamma(self, concentration: float, shape: Sequence[int]) -> Tensor:
         """Draw Gamma(concentration, rate 1) numbers, shape (B, ...)."""
         return self._drawn(lambda source, shape: source.gamma(concentration, shape), shape)

@@ -129,6 +129,9 @@ class _Scaled:
     def uniform(self, shape: Sequence[int]) -> Tensor:
         return self.inner.uniform(shape)
 
+    def strata(self, shape: Sequence[int]) -> Tensor:
+        return self.inner.strata(shape)
+
     def gamma(self, concentration: float, shape: Sequence[int]) -> Tensor:
         return self.inner.gamma(concentration, shape)
 

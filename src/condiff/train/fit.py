@@ -157,11 +157,16 @@ class Report:
 
 
 def learning_rate(settings: Training, step: int, seconds: float = 0.0) -> float:
-    """Return the rate of a step (counted from 0): linear warm-up, constant, then a cosine to 0 over the decay share."""
-    done = step / settings.steps
+    """Return the rate of a step (counted from 0): linear warm-up, constant, then a cosine to 0 over the decay share.
+
+    Where a clock ends the run, warm-up takes a tenth of its time at most: a machine that does few steps in that time
+    would otherwise spend most of them warming up.
+    """
+    done, warm = step / settings.steps, (step + 1) / max(1, settings.warmup_steps)
     if settings.seconds > 0:
         done = max(done, seconds / settings.seconds)
-    rate = settings.learning_rate * min(1.0, (step + 1) / max(1, settings.warmup_steps))
+        warm = max(warm, seconds / (0.1 * settings.seconds))
+    rate = settings.learning_rate * min(1.0, warm)
     if settings.decay > 0 and done > 1.0 - settings.decay:
         rate *= 0.5 * (1.0 + math.cos(math.pi * min(1.0, (done - 1.0 + settings.decay) / settings.decay)))
     return rate

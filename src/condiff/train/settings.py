@@ -15,7 +15,7 @@ class Training:
         steps: Optimiser steps, >= 1.
         batch_size: Rows a step over all devices and accumulation parts, >= 1.
         learning_rate: Peak of AdamW's learning rate, > 0.
-        warmup_steps: Steps of linear warm-up from 0.
+        warmup_steps: Steps of linear warm-up from 0; a tenth of `seconds` at most, where that ends the run.
         decay: Share of the last steps over which the rate falls to 0 along a cosine, in [0, 1]; 0 keeps it constant.
         weight_decay: AdamW's decoupled decay.
         betas: AdamW's averaging rates.
