@@ -113,3 +113,10 @@ def test_bad_text_files_get_one_line(tmp_path, content, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert not (tmp_path / "r").exists()
+
+
+def test_several_workers_do_not_write(run, capsys, monkeypatch):
+    for name, value in (("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    assert main(["sample", str(run)]) == 2
+    assert "texts are written by one process" in capsys.readouterr().err

@@ -154,7 +154,8 @@ def test_a_weight_of_the_learning_rate_is_named_by_the_step():
     clocked = replace(settings, seconds=10.0)
     assert learning_rate(clocked, 20, 8.0) == pytest.approx(1.0)
     assert learning_rate(clocked, 20, 1.0) == 2.0
-    slow = replace(clocked, steps=10**6, warmup_steps=100)  # 10 s: warm-up ends after 1 s, or after 100 steps if that is earlier
+    # Of 10 s: warm-up ends after 1 s, or after 100 steps if that is earlier.
+    slow = replace(clocked, steps=10**6, warmup_steps=100)
     assert learning_rate(slow, 0, 0.5) == pytest.approx(1.0)
     assert learning_rate(slow, 7, 1.0) == 2.0
     assert learning_rate(slow, 49, 0.1) == pytest.approx(1.0)

@@ -12,7 +12,7 @@ from typing import Any
 
 from condiff.cli.errors import UsageError, usage
 from condiff.cli.made import MARK, conditions_for
-from condiff.cli.output import emit, say
+from condiff.cli.output import alone, emit, say
 from condiff.core.system import System
 from condiff.tasks.generate import check_solver
 from condiff.tasks.text import write
@@ -23,6 +23,8 @@ def run_text(
     arguments: argparse.Namespace, system: System[Any, Any], conditions: Mapping[str, Sequence[str]] | None
 ) -> int:
     """Write texts, print them, and keep them in a file."""
+    if not alone():
+        raise UsageError("texts are written by one process; start condiff sample by itself, or use --first and -n")
     from condiff.cli.sample_verb import complete
 
     run = Path(arguments.run)
