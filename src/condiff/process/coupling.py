@@ -238,6 +238,9 @@ class _Some:
     def uniform(self, shape: Sequence[int]) -> Tensor:
         return self._kept(self.inner.uniform(self._all(shape)))
 
+    def strata(self, shape: Sequence[int]) -> Tensor:
+        return self._kept(self.inner.strata(self._all(shape)))
+
     def gamma(self, concentration: float, shape: Sequence[int]) -> Tensor:
         return self._kept(self.inner.gamma(concentration, self._all(shape)))
 
