@@ -46,7 +46,7 @@ class Budget:
     widths: tuple[int, ...] = ()
 
 
-QUICK = Budget(seconds=42.0, num_samples=200, num_seeds=1)
+QUICK = Budget(seconds=36.0, num_samples=200, num_seeds=1)
 FULL = Budget(seconds=0.0, steps=720, num_samples=500, num_seeds=3)
 """As many steps as two cores do in about two minutes, in steps so that every machine measures the same model."""
 
