@@ -8,9 +8,22 @@ from typing import Self
 
 from torch import Tensor
 
-from condiff.core import Categorical, Condition, Denoiser, Draw, Flowing, Moments, Process, Rng, Solver, Tiltable
+from condiff.core import (
+    Categorical,
+    Condition,
+    Denoiser,
+    Draw,
+    Flowing,
+    Moments,
+    Objective,
+    Process,
+    Rng,
+    Solver,
+    Tiltable,
+)
 from condiff.guidance import CFG, Energy, Guided
-from condiff.process import Absorbing, Gaussian, Interpolant
+from condiff.objectives import MeanFlow
+from condiff.process import Absorbing, Diagonal, Gaussian, Interpolant, Jumps, Mapped
 from condiff.solvers import Adams, Heun, Jump, Multistep, UniPC
 
 
@@ -26,7 +39,7 @@ class Contextual:
 
 def good(
     gaussian: Gaussian, bridge: Interpolant, tokens: Absorbing, contextual: Contextual, denoiser: Denoiser[Moments],
-    energy: Energy, logits: Denoiser[Categorical],
+    energy: Energy, logits: Denoiser[Categorical], mapped: Mapped, jumps: Denoiser[Jumps],
 ) -> None:  # fmt: skip
     a: Solver[Gaussian, Moments] = Multistep()
     b: Solver[Gaussian, Moments] = Heun()
@@ -45,3 +58,7 @@ def good(
     p = Guided(denoiser, gaussian, energy)
     q: Denoiser[Categorical] = CFG(logits, 2.0)
     r: Denoiser[Moments] = CFG(denoiser, 2.0)
+    s: Solver[Mapped, Jumps] = Jump(1.0)
+    t: Denoiser[Jumps] = CFG(jumps, 2.0)
+    u: Denoiser[Moments] = Diagonal(jumps)
+    v: Objective[Jumps] = MeanFlow(mapped)

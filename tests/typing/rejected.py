@@ -8,9 +8,22 @@ from typing import Self
 
 from torch import Tensor
 
-from condiff.core import Categorical, Condition, Denoiser, Draw, Flowing, Moments, Process, Rng, Solver, Tiltable
+from condiff.core import (
+    Categorical,
+    Condition,
+    Denoiser,
+    Draw,
+    Flowing,
+    Moments,
+    Objective,
+    Process,
+    Rng,
+    Solver,
+    Tiltable,
+)
 from condiff.guidance import Energy, Guided
-from condiff.process import Absorbing, Gaussian, Interpolant
+from condiff.objectives import MeanFlow
+from condiff.process import Absorbing, Gaussian, Interpolant, Jumps, Mapped
 from condiff.solvers import Adams, Heun, Multistep, UniPC
 
 
@@ -26,7 +39,7 @@ class Contextual:
 
 def bad(
     gaussian: Gaussian, contextual: Contextual, tokens: Absorbing, denoiser: Denoiser[Moments], energy: Energy,
-    logits: Denoiser[Categorical],
+    logits: Denoiser[Categorical], mapped: Mapped, jumps: Denoiser[Jumps],
 ) -> None:  # fmt: skip
     a: Solver[Absorbing, Categorical] = Multistep()  # REJECTED exponential multistep on tokens
     b: Solver[Contextual, Moments] = Heun()  # REJECTED Heun on a contextual process
@@ -40,3 +53,7 @@ def bad(
     j: Denoiser[Moments] = logits  # REJECTED logits are no means
     k: Process[Moments] = tokens  # REJECTED tokens are not read off means
     m: Solver[Contextual, Moments] = Adams()  # REJECTED Adams on a contextual process
+    n: Solver[Mapped, Jumps] = Heun()  # REJECTED jumps into an ODE solver; Diagonal makes them means
+    o: Process[Moments] = mapped  # REJECTED a flow map's process is not read off means
+    p: Objective[Moments] = MeanFlow(mapped)  # REJECTED an average velocity is no mean
+    q: Denoiser[Moments] = jumps  # REJECTED jumps wait for an arrival

@@ -52,10 +52,15 @@ def trained(
 
     Returns: The system with averaged weights.
     """
+    system = built(recipe, splits, seed=seed, **options)
+    return fitted(system, splits, settings or recipe.training, seed=seed, talk=talk)
+
+
+def built(recipe: Recipe, splits: Splits, *, seed: int, **options: Any) -> System[Any, Any]:  # noqa: ANN401 - a recipe's own options
+    """Build a recipe for data without training it; the seed names the initial weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(seed, "weights"))
-        system = recipe(**{**recipe.measure(splits), **options})
-    return fitted(system, splits, settings or recipe.training, seed=seed, talk=talk)
+        return recipe(**{**recipe.measure(splits), **options})
 
 
 def fitted(

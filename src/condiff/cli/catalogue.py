@@ -97,6 +97,15 @@ SYSTEMS = (
         "painters",
         "an exact Gaussian jump replaces at least 25 % of the network calls of an EDM sampler at equal quality",
     ),
+    Entry(
+        "principles",
+        "Principles of diffusion models: three views of one velocity, and flow maps of few calls",
+        2025,
+        "images",
+        "principles",
+        "with 1, 2 and 4 network calls a MeanFlow map samples closer to real digits than flow matching of the same "
+        "network, by a factor of at least 4, 3 and 2",
+    ),
     Entry("vectors", "General recipe: table rows, poses, embeddings", 2023, "vectors", "vectors", ""),
 )
 

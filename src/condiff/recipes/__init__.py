@@ -10,6 +10,7 @@ from condiff.recipes.images import images
 from condiff.recipes.interpolants import interpolants
 from condiff.recipes.painters import painters
 from condiff.recipes.pfgmpp import pfgmpp
+from condiff.recipes.principles import principles
 from condiff.recipes.radd import radd
 from condiff.recipes.text import text
 from condiff.recipes.vectors import vectors
@@ -24,13 +25,27 @@ __all__ = [
     "names",
     "painters",
     "pfgmpp",
+    "principles",
     "radd",
     "recipe",
     "text",
     "vectors",
 ]
 
-_OURS = {made.name: made for made in (digits, images, interpolants, painters, pfgmpp, radd, text, vectors)}
+_OURS = {
+    made.name: made
+    for made in (
+        digits,
+        images,
+        interpolants,
+        painters,
+        pfgmpp,
+        principles,
+        radd,
+        text,
+        vectors,
+    )
+}
 
 
 def names() -> list[str]:
