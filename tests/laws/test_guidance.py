@@ -9,10 +9,11 @@ import torch
 from laws.cases import DTYPE, FLOW, SCHEMA, Linear, denoiser, gaussian, guidance_stacks, labels, mixture, rng
 
 from condiff import nn as nets
-from condiff.core import Categorical, Condition, Moments, TokenIds, instant
+from condiff.core import Categorical, Condition, Moments, TokenIds, bind, instant, trajectory
 from condiff.guidance import CFG, Autoguidance, Classifier, CleanLoss, Composed, Guided, Interval, Rescaled, from_omega
 from condiff.objectives import Denoising, Dropping
 from condiff.process import EDM, Absorbing, Flow, Gaussian, Preconditioned, UniformTime, V, Velocity
+from condiff.solvers import Jump
 
 X = rng(0, 1, 2).normal((3, 2))
 T = torch.tensor([0.2, 0.5, 0.8], dtype=DTYPE)
@@ -40,6 +41,33 @@ def test_guidance_extrapolates_the_means(t):
     weak = Preconditioned(Linear(seed=1), FLOW, V())
     low = means(weak(X, t, COND))
     torch.testing.assert_close(means(Autoguidance(plain, weak, 2.0)(X, t, COND)), low + 2.0 * (given - low))
+
+
+@pytest.mark.parametrize("t", [T, instant(0.4)], ids=["rows", "shared"])
+@pytest.mark.parametrize("stack", guidance_stacks(FLOW))
+def test_a_bound_denoiser_is_the_denoiser(stack, t):
+    """Also the second time, and for another condition: nothing of a binding is left in the denoiser."""
+    stacked = guidance_stacks(FLOW)[stack]
+    for cond in (COND, labels(2, 2, 0)):
+        bound = bind(stacked, cond)
+        for x in (X, 0.5 * X):
+            torch.testing.assert_close(means(bound(x, t)), means(stacked(x, t, cond)), atol=0.0, rtol=0.0)
+
+
+def test_a_loop_doubles_its_condition_once(monkeypatch):
+    made, cat = [], Condition.cat
+    monkeypatch.setattr(Condition, "cat", lambda self, other: made.append(1) or cat(self, other))
+    grid = torch.linspace(0.9, 0.1, 6, dtype=DTYPE)
+    list(trajectory(FLOW, CFG(denoiser(FLOW), 2.0), Jump(), X, grid, cond=COND, rng=rng(0, 1, 2)))
+    assert made == [1]
+
+
+def test_hooks_of_a_denoiser_are_called_in_a_loop():
+    net, seen = denoiser(FLOW), []
+    net.register_forward_hook(lambda module, args, out: seen.append(float(args[1])))
+    grid = torch.linspace(0.9, 0.1, 3, dtype=DTYPE)
+    list(trajectory(FLOW, net, Jump(), X, grid, cond=COND, rng=rng(0, 1, 2)))
+    assert seen == [0.9, 0.5]
 
 
 def test_fused_equals_two_calls():

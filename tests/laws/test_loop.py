@@ -140,6 +140,17 @@ def test_few_operations_a_planned_step(name, limit):
     assert all(b - a <= 4 * limit for a, b in zip(short, long, strict=True)), (short, long)
 
 
+def test_a_guided_loop_is_fused():
+    """Two estimates of one target: a doubled state, its two halves, one lerp, and the step of a plain estimate."""
+    process, x = Gaussian(VP()), torch.ones(2, 3, 8, 8)
+    net, grid = CFG(Preconditioned(Stored((4, 3, 8, 8)), process, V()), 2.0), torch.linspace(0.9, 0.1, 6)
+    count, states = Count(), trajectory(process, net, Jump(), x, grid, cond=labels(0, 1), rng=RowRng(0, range(2)))
+    next(states), next(states)
+    with count:
+        next(states)
+    assert sorted(count.ops) == ["add", "add_", "cat", "lerp", "slice", "slice"]
+
+
 def test_guided_sampling_reads_nothing_either():
     process = Gaussian(Flow())
     net = Preconditioned(Stored((4, 3, 8, 8)), process, Velocity())

@@ -13,7 +13,7 @@ from condiff.core.condition import (
     schema_from_json,
     schema_to_json,
 )
-from condiff.core.denoiser import Denoiser
+from condiff.core.denoiser import Denoiser, bind
 from condiff.core.drivers import rollout, sample, trajectory
 from condiff.core.estimate import Affine, Categorical, Estimate, Moments
 from condiff.core.likelihood import log_likelihood
@@ -57,6 +57,7 @@ __all__ = [
     "Tiltable",
     "TokenIds",
     "Vector",
+    "bind",
     "expand",
     "host",
     "instant",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from condiff.core.condition import Condition
-from condiff.core.denoiser import Denoiser
+from condiff.core.denoiser import Denoiser, bind
 from condiff.core.estimate import E
 from condiff.core.process import Process
 from condiff.core.rng import Rng
@@ -61,14 +61,11 @@ def trajectory(
     # at the price of a second generator and a new context a step.
     with torch.no_grad():
         times = instants(grid, x.device)
-        process = process.given(cond)
+        process, denoise = process.given(cond), bind(denoiser, cond)
         state = solver.init(x, times[0])
         # Where all rows share their times, a solver may compute the numbers of its steps beforehand.
         planned = getattr(solver, "plan", None) if grid.ndim == 1 else None
         plan: Plan[E] | None = planned(process, grid.tolist()) if planned else None
-
-    def denoise(x: Tensor, t: Tensor) -> E:
-        return denoiser(x, t, cond)
 
     states = plan.run(denoise, state, times, rng) if plan else _steps(process, denoise, solver, state, times, rng)
     yield state

@@ -6,7 +6,7 @@ The scale w is `null.lerp(cond, w)`: 1 is plain conditional, 0 unconditional, ab
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, final
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from condiff.core.condition import Condition
-from condiff.core.denoiser import Denoiser
+from condiff.core.denoiser import Denoiser, bind
 from condiff.core.estimate import E, Moments
 from condiff.core.shapes import expand, host
 
@@ -85,21 +85,45 @@ class CFG(Generic[E]):
         Raises:
             ValueError: If there is no condition to guide by and the scale is not 1.
         """
-        scale = self.when(self.scale, t)
-        if not isinstance(scale, Tensor) and scale == 1.0:
-            return self.denoiser(x, t, cond)
+        return self.bind(cond)(x, t)
+
+    def bind(self, cond: Condition | None) -> Callable[[Tensor, Tensor], E]:
+        """Return the guided denoiser of one condition; errors come with the first call."""
+        plain, pair = bind(self.denoiser, cond), _pair(self.denoiser, cond, self.names)
+
+        def denoise(x: Tensor, t: Tensor) -> E:
+            scale = self.when(self.scale, t)
+            if not isinstance(scale, Tensor) and scale == 1.0:
+                return plain(x, t)
+            null, given = pair(x, t)
+            return null.lerp(given, scale)
+
+        return denoise
+
+
+def _pair(
+    denoiser: Denoiser[E], cond: Condition | None, names: tuple[str, ...]
+) -> Callable[[Tensor, Tensor], tuple[E, E]]:
+    """Return what gives (null, conditional) estimates at the same state, in one batch where the condition is small."""
+    made: list[Callable[[Tensor, Tensor], E]] = []
+
+    def make() -> None:
         if cond is None:
             raise ValueError("guidance needs a condition: pass cond, or use scale 1")
-        null, given = both(self.denoiser, x, t, cond, cond.null(*self.names))
-        return null.lerp(given, scale)
+        null = cond.null(*names)
+        if any("." in name for name in cond.values):
+            made.extend((bind(denoiser, null), bind(denoiser, cond)))
+        else:
+            made.append(bind(denoiser, null.cat(cond)))
 
+    def both(x: Tensor, t: Tensor) -> tuple[E, E]:
+        if not made:  # only now: at scale 1 nothing is asked for, and nothing may fail
+            make()
+        if len(made) == 2:
+            return made[0](x, t), made[1](x, t)
+        return made[0](torch.cat([x, x]), t if t.ndim == 0 else torch.cat([t, t])).halves(x)
 
-def both(denoiser: Denoiser[E], x: Tensor, t: Tensor, cond: Condition, null: Condition) -> tuple[E, E]:
-    """Return (null, conditional) estimates at the same state, fused in one batch where the condition is small."""
-    if any("." in name for name in cond.values):
-        return denoiser(x, t, null), denoiser(x, t, cond)
-    times = t if t.ndim == 0 else torch.cat([t, t])
-    return denoiser(torch.cat([x, x]), times, null.cat(cond)).halves(x)
+    return both
 
 
 @final
@@ -133,11 +157,16 @@ class Rescaled:
         Raises:
             ValueError: If there is no condition to guide by and the scale is not 1.
         """
+        return self.bind(cond)(x, t)
+
+    def bind(self, cond: Condition | None) -> Callable[[Tensor, Tensor], Moments]:
+        """Return the guided denoiser of one condition; errors come with the first call."""
         if self.scale == 1.0:
-            return self.denoiser(x, t, cond)
-        if cond is None:
-            raise ValueError("guidance needs a condition: pass cond, or use scale 1")
-        null, given = both(self.denoiser, x, t, cond, cond.null(*self.names))
+            return bind(self.denoiser, cond)
+        pair = _pair(self.denoiser, cond, self.names)
+        return lambda x, t: self._rescaled(*pair(x, t))
+
+    def _rescaled(self, null: Moments, given: Moments) -> Moments:
         guided = null.lerp(given, self.scale)
         data = guided.parts["data"]
         # A constant row has no spread to match; the floor keeps it as it is.
@@ -166,9 +195,15 @@ class Autoguidance(Generic[E]):
 
     def __call__(self, x: Tensor, t: Tensor, cond: Condition | None) -> E:
         """Return the guided estimate, in two calls."""
+        return self.bind(cond)(x, t)
+
+    def bind(self, cond: Condition | None) -> Callable[[Tensor, Tensor], E]:
+        """Return the guided denoiser of one condition."""
+        good = bind(self.denoiser, cond)
         if self.scale == 1.0:
-            return self.denoiser(x, t, cond)
-        return self.weak(x, t, cond).lerp(self.denoiser(x, t, cond), self.scale)
+            return good
+        weak = bind(self.weak, cond)
+        return lambda x, t: weak(x, t).lerp(good(x, t), self.scale)
 
 
 @final
@@ -192,13 +227,25 @@ class Composed:
         Raises:
             ValueError: If there is no condition, or a name is missing from it.
         """
+        return self.bind(cond)(x, t)
+
+    def bind(self, cond: Condition | None) -> Callable[[Tensor, Tensor], Moments]:
+        """Return the composed denoiser of one condition; raises as a call does."""
         missing = sorted(set(self.scales) - set(cond.values if cond is not None else ()))
         if cond is None or missing:
             raise ValueError(f"composed guidance needs conditions {sorted(self.scales)}; missing {missing or 'all'}")
-        null = self.denoiser(x, t, cond.null())
-        parts = dict(null.parts)
+        nothing = bind(self.denoiser, cond.null())
+        alone = []
         for name, scale in self.scales.items():
             others = tuple(other for other in cond.values if other != name)
-            alone = self.denoiser(x, t, cond.null(*others) if others else cond)
-            parts = {key: value + scale * (alone.parts[key] - null.parts[key]) for key, value in parts.items()}
-        return Moments(parts, null.aux)
+            alone.append((scale, bind(self.denoiser, cond.null(*others) if others else cond)))
+
+        def denoise(x: Tensor, t: Tensor) -> Moments:
+            null = nothing(x, t)
+            parts = dict(null.parts)
+            for scale, one in alone:
+                est = one(x, t)
+                parts = {key: value + scale * (est.parts[key] - null.parts[key]) for key, value in parts.items()}
+            return Moments(parts, null.aux)
+
+        return denoise

@@ -331,9 +331,17 @@ class Preconditioned(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition | None) -> Moments:
         """Estimate what made x (B, *S) at time t."""
-        fed = x if self.sigma_data is None else self._scaled(x, t, self.sigma_data)
-        # This runs every step of a sampling loop, where the slow look-up of self.net would be seen.
-        out = self._modules["net"](fed, t, cond)  # type: ignore[misc]
+        return self._read(self.net, x, t, cond)
+
+    def bind(self, cond: Condition | None) -> Callable[[Tensor, Tensor], Moments]:
+        """Return the denoiser of one condition; a loop of many steps saves the call of this module, not of its net."""
+        if self._forward_hooks or self._forward_pre_hooks:
+            return lambda x, t: self(x, t, cond)
+        net = self.net
+        return lambda x, t: self._read(net, x, t, cond)
+
+    def _read(self, net: nn.Module, x: Tensor, t: Tensor, cond: Condition | None) -> Moments:
+        out = net(x if self.sigma_data is None else self._scaled(x, t, self.sigma_data), t, cond)
         out, aux = out if isinstance(out, tuple) else (out, {})
         return Moments(Affine(x, t, out if out.dtype is x.dtype else out.to(x.dtype), self.process, self.target), aux)
 
