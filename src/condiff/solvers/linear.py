@@ -235,34 +235,33 @@ class Plan:
                     reader, target = parts.reader, parts.target
                     folds = self.numbers.fold(reader, target)
                 fold, y = folds[i], parts.out
-            if fold.a == fold.a:
-                new = weigh(fold.c, x, fold.d, y)
-                value = _keep(fold.a, x, fold.b, y) if depth else None
+            c, d, a, b = fold
+            if c == c:
+                new = weigh(c, x, d, y)
             elif depth:
-                y = est.combine(step.row)
-                new, value = weigh(step.state, x, step.gains[0], y), (1.0, y)
+                y, a, b = est.combine(step.row), 0.0, 1.0
+                new = weigh(step.state, x, step.gains[0], y)
             else:
-                new, value = est.add_to(step.state, x, step.row, step.gains[0]), None
+                new = est.add_to(step.state, x, step.row, step.gains[0])
             if noise is not None:
                 new = weigh(1.0, new, step.fresh, noise.draw(x.shape, rng).to(x))
-            if value is None:
+            if depth == 0:
                 state = State(new)
             else:
-                ours = new is not x and new is not y  # made here, so it may be written to
-                for gain, (factor, z) in zip(step.gains[1:], past, strict=False):
-                    if gain != 0.0:
-                        new = new.add_(z, alpha=gain * factor) if ours else torch.add(new, z, alpha=gain * factor)
-                        ours = True
+                if new is x or new is y:
+                    new = new.clone()
+                for j, (factor, z) in enumerate(past, 1):
+                    new.add_(z, alpha=factor * step.gains[j])  # new was made here, so it may be written to
+                # k_0 up to a factor, so that one operation makes it
+                if a == 0.0:
+                    value = b, y
+                elif abs(a) > abs(b):
+                    value = a, torch.add(x, y, alpha=b / a)
+                else:
+                    value = b, torch.add(y, x, alpha=a / b)
                 past = (value, *past[: depth - 1])
                 state = State(new, _History(past, times, i, depth))
             yield state
-
-
-def _keep(a: float, x: Tensor, b: float, out: Tensor) -> Value:
-    """Return k = a x + b out, scaled so that one operation makes it."""
-    if a == 0.0:
-        return b, out
-    return (a, torch.add(x, out, alpha=b / a)) if abs(a) > abs(b) else (b, torch.add(out, x, alpha=a / b))
 
 
 class _History(Mapping[str, Tensor]):
