@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from benchmarks import targets
 from benchmarks.neighbours import kdiffusion
 from benchmarks.paired import Effort, Row
 from torch import Tensor
@@ -22,13 +21,15 @@ from torch import Tensor
 from condiff.core.drivers import trajectory
 from condiff.core.estimate import Moments
 from condiff.core.rng import RowRng
+from condiff.core.shapes import instant
 from condiff.core.solver import Solver
-from condiff.oracles import MixtureData
+from condiff.oracles import MixtureData, endpoints, patches, ring
+from condiff.oracles.mixtures import STD
 from condiff.process import Flow, FlowClock, FlowTime, Gaussian, LogLinear, Table
 from condiff.process.grid import Trailing, Uniform
 from condiff.solvers import Adams, Euler, Heun, Jump, Midpoint, Multistep, UniPC
 
-TARGETS: dict[str, Callable[[Gaussian], MixtureData]] = {"2-D": targets.ring, "64-D": targets.patches}
+TARGETS: dict[str, Callable[[Gaussian], MixtureData]] = {"2-D": ring, "64-D": patches}
 
 
 @dataclass
@@ -47,11 +48,11 @@ class Bench:
     def ends(self, alpha: float, sigma: float, steps: int) -> Tensor:
         """Return the end points of the exact flow from sigma * noise at (alpha, sigma)."""
         size = alpha + sigma
-        return targets.endpoints(self.target, sigma * self.noise / size, steps, begin=sigma / size)
+        return endpoints(self.target, sigma * self.noise / size, instant(sigma / size), steps)
 
     def error(self, x: Tensor, ends: Tensor) -> float:
         """Return the error of end points x."""
-        return float((x - ends).square().mean().sqrt()) / targets.STD
+        return float((x - ends).square().mean().sqrt()) / STD
 
     def ours(self, process: Gaussian, solver: Solver[Any, Any], grid: Tensor) -> Tensor:
         """Run a solver of this library from sigma(1) * noise along a grid."""

@@ -15,7 +15,7 @@ WITHOUT = {
     "Energy", "expected_calls", "expected_changes", "from_omega",  # guidance
     "Weight", "step_divergence",  # objectives
     "Known", "at_noise",  # solvers
-    "clusters",  # oracles
+    "clusters", "endpoints", "patches", "ring",  # oracles
     # nn: functions, sizes, and the layers inside the networks that do have cases (they have tests of their own)
     "attend", "block_causal", "conv", "group_norm", "initialise", "modulate", "rms_norm", "rounded", "UNetSize", "DiTSize",
     "has_bf16", "prepare",

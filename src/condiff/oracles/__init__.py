@@ -4,6 +4,7 @@ from condiff.oracles.bridge import Mixture, MixtureBridge
 from condiff.oracles.fitted import Fitted
 from condiff.oracles.flowmap import GaussianMap
 from condiff.oracles.gaussian import DataSetIdeal, GaussianData, MixtureData
+from condiff.oracles.mixtures import endpoints, patches, ring
 from condiff.oracles.spectrum import Spectrum, clusters
 from condiff.oracles.table import TokenTable
 
@@ -12,8 +13,6 @@ __all__ = [
     "Fitted",
     "GaussianData",
     "GaussianMap",
-    "Mixture",
-    "MixtureBridge",
     "MixtureData",
     "Spectrum",
     "TokenTable",

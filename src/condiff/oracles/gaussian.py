@@ -290,6 +290,17 @@ class MixtureData:
         log_p = torch.stack([part.log_density(x, t) for part in self.components], 1)
         return torch.logsumexp(log_p + torch.log(self.weights / self.weights.sum()).to(x), 1)
 
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Return the data's mean (D,) and covariance (D, D), D = prod(S), summed over components."""
+        share = (self.weights / self.weights.sum()).to(self.components[0].mean)
+        means = torch.stack([part.mean.flatten() for part in self.components])
+        mean = share @ means
+        within = [
+            w * (part.basis * part.variances) @ part.basis.T for w, part in zip(share, self.components, strict=True)
+        ]
+        centred = means - mean
+        return mean, torch.stack(within).sum(0) + (share[:, None] * centred).T @ centred
+
     def sample(self, num: int, *, rng: Rng) -> Tensor:
         """Draw data, shape (num, *S)."""
         logits = torch.log(self.weights).expand(num, -1)

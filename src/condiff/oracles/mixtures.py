@@ -1,18 +1,22 @@
-"""Exact targets on which solvers are judged: two Gaussian mixtures of overall standard deviation 0.5."""
+"""Exact targets on which solvers are judged: two Gaussian mixtures of standard deviation 0.5, and their flow."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from condiff.core.drivers import instants
 from condiff.core.rng import RowRng
-from condiff.oracles import GaussianData, MixtureData
-from condiff.process import Flow, Gaussian
+from condiff.core.shapes import instant
+from condiff.oracles.gaussian import GaussianData, MixtureData
+from condiff.process.gaussian import Gaussian
+from condiff.process.schedule import Flow
 
 STD = 0.5
+"""Standard deviation of either target, root mean square over coordinates."""
 
 
 def _scaled(
@@ -46,7 +50,7 @@ def ring(process: Gaussian) -> MixtureData:
 
 
 def patches(process: Gaussian) -> MixtureData:
-    """Build the 64-D target: ten Gaussians over 8x8 images, diagonal in the 2-D cosine basis with a falling spectrum."""
+    """Build the 64-D target: ten Gaussians over 8x8 images, diagonal in the cosine basis with a falling spectrum."""
     i = torch.arange(8, dtype=torch.float64)
     cosine = torch.cos(math.pi / 8 * (i[None, :] + 0.5) * i[:, None]) * math.sqrt(2.0 / 8)
     cosine[0] /= math.sqrt(2.0)
@@ -60,25 +64,37 @@ def patches(process: Gaussian) -> MixtureData:
     return _scaled(process, torch.ones(10, dtype=torch.float64), means, [basis] * 10, variances)
 
 
-def endpoints(target: MixtureData, start: Tensor, steps: int = 400, begin: float = 1.0) -> Tensor:
-    """Return the exact flow's end point from `start` at t = begin of Flow: classical Runge-Kutta on the flow's own time."""
-    process = target.process
-    assert isinstance(process.schedule, Flow)
+def endpoints(target: MixtureData, x: Tensor, t: Tensor, steps: int = 400) -> Tensor:
+    """Return the data at the end of the exact flow from x (B, D) at a shared time t, (B, D) in float64.
+
+    Classical Runge-Kutta in the flow's own coordinates, y = x / (alpha + sigma) at time sigma / (alpha + sigma), where
+    the curve is the same for every process; the last call reads the data off at a noise level of 1e-7.
+
+    Args:
+        target: The mixture, on any Gaussian process.
+        x: State.
+        t: Its time, shape ().
+        steps: Four calls each; 400 leave an error of about 1e-8.
+    """
+    alpha, sigma = (float(c) for c in target.process.coefficients(t))
+    size = alpha + sigma
+    process = Gaussian(Flow())
+    twin = replace(
+        target, process=process, components=tuple(replace(part, process=process) for part in target.components)
+    )
     # Quadratic grid: the field bends most near the data.
-    grid = begin * torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64) ** 2
-    grid[-1] = 1e-7
-    x = start
-    for a, b in zip(instants(grid), instants(grid)[1:], strict=False):
-        t, s = float(a), float(b)
-        h = s - t
+    grid = (sigma / size * torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64) ** 2).clamp_min(1e-7).tolist()
 
-        def u(y: Tensor, tau: float) -> Tensor:
-            at = torch.tensor(tau, dtype=torch.float64)
-            return process.velocity(y, at, target(y, at, None))
+    def slope(y: Tensor, tau: float) -> Tensor:
+        at = instant(tau)
+        return process.velocity(y, at, twin(y, at, None))
 
-        k1 = u(x, t)
-        k2 = u(x + h / 2 * k1, t + h / 2)
-        k3 = u(x + h / 2 * k2, t + h / 2)
-        k4 = u(x + h * k3, s)
-        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-    return target(x, instants(grid)[-1], None).parts["data"]
+    y = x.to(torch.float64) / size
+    for a, b in pairwise(grid):
+        h = b - a
+        k1 = slope(y, a)
+        k2 = slope(y + h / 2 * k1, a + h / 2)
+        k3 = slope(y + h / 2 * k2, a + h / 2)
+        k4 = slope(y + h * k3, b)
+        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    return twin(y, instant(grid[-1]), None).parts["data"]
