@@ -64,6 +64,8 @@ def test_every_package_has_a_layer():
         "from condiff.cli.main import main; main(['systems', '--json'])",
         "from condiff.cli.main import main; main(['sample', '--help'])",
         "from condiff.cli.main import main; main(['eval', '--bogus'])",
+        "from condiff.cli.main import main; main(['bench', '--help'])",
+        "from condiff.cli.main import main; main(['bench', 'solvers'])",
     ],
 )
 def test_torch_is_not_imported(code):

@@ -69,6 +69,21 @@ USAGE = [
     (["reproduce", "digit"], ["digit"]),
     (["reproduce", "images"], ["images", "digits"]),
     (["systems", "extra"], ["extra"]),
+    (["bench"], ["kind", "solvers"]),
+    (["bench", "solver", "x"], ["solver", "solvers"]),
+    (["bench", "solvers"], ["RUN", "--exact"]),
+    (["bench", "--json"], ["kind", "solvers"]),
+    (["bench", "solvers", "nowhere"], ["nowhere"]),
+    (["bench", "solvers", "x", "--exact"], ["--exact", "x"]),
+    (["bench", "solvers", "--exact", "--data", "digits"], ["--data", "--exact"]),
+    (["bench", "solvers", "--exact", "--guidance-scale", "2"], ["--guidance-scale", "--exact"]),
+    (["bench", "solvers", "--exact", "--calls", "5,0"], ["--calls", "0"]),
+    (["bench", "solvers", "--exact", "--calls", "1,5"], ["--calls", "at least 2"]),
+    (["bench", "solvers", "--exact", "--calls", "few"], ["--calls", "few"]),
+    (["bench", "solvers", "--exact", "--solvers", "eule"], ["eule", "euler"]),
+    (["bench", "solvers", "--exact", "-n", "3"], ["-n", "10"]),
+    (["bench", "solvers", "--exact", "--fine", "5"], ["--fine", "20"]),
+    (["bench", "solvers", "--exact", "--bogus"], ["--bogus"]),
 ]
 
 

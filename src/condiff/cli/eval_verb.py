@@ -14,7 +14,7 @@ FEWEST = 10
 """Fewer rows than this have no neighbours or intervals worth the name."""
 
 
-def _check_fit(name: str, system: Any, data: Any) -> None:  # noqa: ANN401 - a System and a Dataset, not imported on top
+def check_fit(name: str, system: Any, data: Any) -> None:  # noqa: ANN401 - a System and a Dataset, not imported on top
     """Refuse data of another shape or with other conditions than the system was trained for.
 
     Raises:
@@ -69,7 +69,7 @@ def run(words: list[str]) -> int:
         raise UsageError(f"the data {name} are not there; give their place with --data") from None
     if len(splits.test) < FEWEST:
         raise UsageError(f"{name} has {len(splits.test)} test examples; intervals need {FEWEST} or more")
-    _check_fit(str(name), system, splits.test)
+    check_fit(str(name), system, splits.test)
     crew = workers()
     module_of(system).to(crew.device)
     metrics, use = assess(

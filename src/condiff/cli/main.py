@@ -20,6 +20,7 @@ VERBS = {
     "systems": "list the systems that the package offers",
     "train": "train a recipe, or the general recipe for a folder or file",
     "sample": "draw samples from a trained run or checkpoint",
+    "bench": "compare what a run can do: solvers by quality and network calls",
     "eval": "measure a trained run on held-out data",
     "reproduce": "run a system's small experiment on real data",
     "info": "say what is inside a checkpoint or a generated file",

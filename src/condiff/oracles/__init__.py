@@ -13,8 +13,13 @@ __all__ = [
     "Fitted",
     "GaussianData",
     "GaussianMap",
+    "Mixture",
+    "MixtureBridge",
     "MixtureData",
     "Spectrum",
     "TokenTable",
     "clusters",
+    "endpoints",
+    "patches",
+    "ring",
 ]

@@ -17,7 +17,7 @@ from condiff.data.batch import Dataset, Splits
 from condiff.evaluate.agreement import agreement
 from condiff.evaluate.condition_use import ConditionUse, condition_use
 from condiff.evaluate.features import RandomFeatures
-from condiff.evaluate.judge import judge
+from condiff.evaluate.judge import judge, judge8
 from condiff.evaluate.likelihood import bits_per_dim, dequantise
 from condiff.evaluate.metric import Metric
 from condiff.evaluate.report import evaluate_samples
@@ -36,6 +36,8 @@ def features_for(system: System[Any, Any], reference: Tensor) -> tuple[Features,
     """Return the feature function for a system's samples and its definition: the judge for digits, else random ones."""
     if system.data.get("name") == "digits" and tuple(system.shape) == (1, 28, 28):
         return judge().features, judge().definition
+    if system.data.get("name") == "digits8" and tuple(reference.shape[1:]) == (1, 8, 8):
+        return judge8().features, judge8().definition
     made = RandomFeatures.fit(reference)
     return made, made.definition
 

@@ -1,0 +1,280 @@
+"""`condiff bench`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from condiff.cli.errors import UsageError, nearest, usage
+from condiff.cli.output import emit, say, table
+from condiff.cli.parser import Parser, natural, number, positive, step_count
+
+KINDS = {"solvers": "quality against network calls for every solver, with a recommendation"}
+FEWEST = 10
+"""Fewer samples than this have no interval worth the name."""
+
+
+def _list_of_calls(text: str) -> tuple[int, ...]:
+    calls = tuple(sorted({step_count(part) for part in text.split(",")}))
+    if calls[0] < 2:
+        raise argparse.ArgumentTypeError(f"expected numbers of calls of at least 2, got {text}")
+    return calls
+
+
+def _parser() -> Parser:
+    kinds = "\n".join(f"  {kind:<10} {text}" for kind, text in KINDS.items())
+    parser = Parser(
+        prog="condiff bench",
+        description="Compare what a trained run can do.\n\nkinds:\n" + kinds + "\n\n"
+        "Every solver that suits the system gets the same numbers of network calls. A deterministic one is judged by\n"
+        "the distance of its samples to a fine solution from the same noise, and every one by the Frechet distance\n"
+        "to held-out data. The table, bench_solvers.json and, with the extra [plot], bench_solvers.png go into RUN.",
+    )
+    parser.add_argument("kind", metavar="KIND", help="what to compare: solvers")
+    parser.add_argument("run", metavar="RUN", nargs="?", help="run folder, checkpoint folder or .safetensors file")
+    parser.add_argument("--exact", action="store_true", help="instead of RUN: mixtures whose denoiser is exact")
+    parser.add_argument("--calls", type=_list_of_calls, default=None, help="network calls [5,10,20,50]")
+    parser.add_argument("--solvers", metavar="NAMES", help="solvers by name, such as dpm2m,evodiff [all that suit]")
+    parser.add_argument("-n", "--num-samples", type=positive, default=256, help="samples for each number [256]")
+    parser.add_argument("--fine", type=step_count, default=200, help="steps of the fine solution [200]")
+    parser.add_argument("--data", metavar="NAME_OR_PATH", help="held-out data [what RUN was trained on]")
+    parser.add_argument("--guidance-scale", type=number, help="1 is none [the system's]")
+    parser.add_argument("--batch-size", type=positive, default=128, help="samples at a time [128]")
+    parser.add_argument("--seed", type=natural, default=0, help="names the noise and the intervals [0]")
+    parser.add_argument("--out", metavar="DIR", help="folder for table and chart [RUN, or bench]")
+    parser.add_argument("--device", default="cpu", help="where to compute [cpu]")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    return parser
+
+
+def _read(words: list[str]) -> argparse.Namespace:
+    """Parse, and refuse what cannot be honoured together.
+
+    Raises:
+        UsageError: If the kind is missing or unknown, or RUN and --exact do not fit.
+    """
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        raise UsageError(f"condiff bench needs a kind; there is {', '.join(KINDS)}: condiff bench solvers RUN")
+    if not words[0].startswith("-") and words[0] not in KINDS:
+        raise UsageError(f"no kind of bench {words[0]!r}{nearest(words[0], KINDS)} There is {', '.join(KINDS)}")
+    arguments = _parser().read(words)
+    if arguments.exact and arguments.run:
+        raise UsageError(f"--exact compares solvers on exact targets and takes no run, got {arguments.run}")
+    if not arguments.exact and not arguments.run:
+        raise UsageError("condiff bench solvers needs RUN, a trained run or checkpoint, or --exact")
+    for flag, value in (("--data", arguments.data), ("--guidance-scale", arguments.guidance_scale)):
+        if arguments.exact and value is not None:
+            raise UsageError(f"{flag} cannot be used with --exact: its targets have data of their own and no condition")
+    if arguments.num_samples < FEWEST:
+        raise UsageError(f"-n {arguments.num_samples} is too few: intervals need {FEWEST} samples or more")
+    if arguments.fine < 20:
+        raise UsageError(f"--fine {arguments.fine} is too few to call fine; use 20 or more, 200 is the default")
+    return arguments
+
+
+def run(words: list[str]) -> int:
+    """Compare solvers."""
+    arguments = _read(words)
+    names = [name.strip() for name in arguments.solvers.split(",") if name.strip()] if arguments.solvers else None
+    default = Path("bench") if arguments.exact else Path(arguments.run)
+    out = Path(arguments.out) if arguments.out else default if default.is_dir() or arguments.exact else default.parent
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file, but --out needs a folder")
+
+    from condiff.tasks.compare import CALLS
+    from condiff.tasks.generate import solver_named
+
+    with usage():
+        for name in names or ():
+            solver_named(name)
+    started = time.perf_counter()
+    calls = arguments.calls or CALLS
+    made = _exact(arguments, names, calls) if arguments.exact else _trained(arguments, names, calls)
+    facts = {
+        "kind": "solvers",
+        "run": arguments.run,
+        "n": arguments.num_samples,
+        "seed": arguments.seed,
+        "budgets": list(calls),
+        "systems": made,
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    files = _write(out, facts)
+    if arguments.json:
+        emit(facts)
+    else:
+        print("\n".join(text for name, found in made.items() for text in _told(name, found, calls)))
+    say(f"{facts['seconds']:.0f} s; written to {' and '.join(str(file) for file in files)}")
+    if len(files) == 1:
+        say("no chart: pip install 'condiff[plot]' brings it")
+    return 0
+
+
+def _exact(arguments: argparse.Namespace, names: list[str] | None, calls: Sequence[int]) -> dict[str, Any]:
+    """Compare on the exact targets, one entry each."""
+    from condiff.tasks.compare import candidates, compare, exact_systems, exact_truth
+
+    made = {}
+    for name, (system, target) in exact_systems().items():
+        say(f"{name}:")
+        truth = exact_truth(target, arguments.num_samples, seed=arguments.seed, steps=arguments.fine)
+        found = compare(
+            system,
+            truth,
+            num_samples=arguments.num_samples,
+            calls=calls,
+            solvers=candidates(system, names),
+            seed=arguments.seed,
+            batch_size=arguments.num_samples,
+            talk=say,
+        )
+        made[name] = _plain(found, truth)
+    return made
+
+
+def _trained(arguments: argparse.Namespace, names: list[str] | None, calls: Sequence[int]) -> dict[str, Any]:
+    """Compare on a trained run, under the conditions of held-out rows where there are some."""
+    import torch
+
+    from condiff.cli.eval_verb import check_fit
+    from condiff.cli.sample_verb import opened
+    from condiff.process import Gaussian
+    from condiff.tasks.assess import features_for
+    from condiff.tasks.compare import Truth, candidates, compare, fine_ends
+
+    system = opened(arguments.run, arguments.device)
+    num = arguments.num_samples
+    if not isinstance(system.process, Gaussian):
+        raise UsageError(
+            f"{arguments.run} has a process of type {type(system.process).__name__}; bench solvers compares solvers "
+            "that lead from noise to continuous data (Gaussian)"
+        )
+    if not system.schema and arguments.guidance_scale not in (None, 1.0):
+        raise UsageError(
+            f"this system takes no condition, so --guidance-scale {arguments.guidance_scale:g} cannot be used"
+        )
+    held = _held_out(arguments, system)
+    cond = None
+    if held is not None:
+        check_fit(str(held.name), system, held)
+        _, rows = held.rows(torch.arange(num) % len(held))
+        cond = rows if rows.values else None
+    drawing = {
+        "cond": cond,
+        "guidance_scale": arguments.guidance_scale,
+        "seed": arguments.seed,
+        "batch_size": arguments.batch_size,
+        "device": arguments.device,
+    }
+    ends, off = fine_ends(system, num, arguments.fine, say, **drawing)
+    if held is not None:
+        reference, what = held.data.float(), f"{len(held)} held-out rows of {held.name}"
+    else:
+        say("no held-out data: the flow is solved for other noise, as rows to compare with")
+        other = {**drawing, "seed": arguments.seed + 1}
+        reference, what = fine_ends(system, num, arguments.fine, say, **other)[0], "fine solutions from other noise"
+    features, definition = features_for(system, reference)
+    truth = Truth(ends, off, reference, features, definition, what)
+    found = compare(system, truth, num_samples=num, calls=calls, solvers=candidates(system, names), talk=say, **drawing)
+    return {system.call.name if system.call else "system": _plain(found, truth)}
+
+
+def _held_out(arguments: argparse.Namespace, system: Any) -> Any:  # noqa: ANN401 - a Dataset, or None
+    """Read the test split that a run is compared with; None if its data are not there and none were named.
+
+    Raises:
+        UsageError: If the data named with --data are not there or too few.
+    """
+    from condiff.data import read
+
+    name = arguments.data or system.data.get("meta", {}).get("source") or system.data.get("name")
+    if not name:
+        return None
+    try:
+        held = read(name).test
+    except (FileNotFoundError, ValueError) as error:
+        if arguments.data:
+            raise UsageError(str(error)) from None
+        say(f"the data {name} cannot be read here ({error}); give their place with --data")
+        return None
+    if len(held) < FEWEST:
+        raise UsageError(f"{name} has {len(held)} test examples; a distance needs {FEWEST} or more")
+    return held
+
+
+def _plain(found: Any, truth: Any) -> dict[str, Any]:  # noqa: ANN401 - a Comparison and its Truth
+    return {
+        "rows": [point.to_json() for point in found.points],
+        "left_out": dict(found.left_out),
+        "reference": truth.what,
+        "error_of_the_fine_solution": truth.error,
+        "floor": found.floor.to_json() if found.floor else None,
+        "recommendation": {
+            "solver": found.recommended.solver,
+            "num_steps": found.recommended.num_steps,
+            "calls": found.recommended.calls,
+            "most_accurate": found.accurate.solver if found.accurate else None,
+            "why": found.why,
+        },
+    }
+
+
+def _told(name: str, found: Mapping[str, Any], calls: Sequence[int]) -> Iterator[str]:
+    """Yield what is printed of one system: two tables, what was left out, the recommendation."""
+    for key, title in (("error", "distance to the flow's end points, in spreads"), ("distance", "Frechet distance")):
+        cells: dict[str, dict[int, str]] = {}
+        for row in found["rows"]:
+            if row[key] is not None:
+                low, high = row[key]["interval"]
+                text = f"{row[key]['value']:.3g} ({low:.2g} to {high:.2g})"
+                cells.setdefault(row["solver"], {})[row["budget"]] = text
+        against = f" to {found['reference']}" if key == "distance" else ""
+        yield f"\n{name}: {title}{against}, by network calls"
+        yield table(
+            [[solver, *(got.get(n, "") for n in calls)] for solver, got in cells.items()], ("solver", *map(str, calls))
+        )
+    if found["floor"]:
+        low, high = found["floor"]["interval"]
+        yield f"the flow's own end points: Frechet distance {found['floor']['value']:.3g} ({low:.2g} to {high:.2g})"
+    for left, why in found["left_out"].items():
+        yield f"left out: {left}: {why}"
+    yield f"\nrecommended: {found['recommendation']['why']}"
+
+
+def _write(out: Path, facts: Mapping[str, Any]) -> list[Path]:
+    """Write the numbers, and the chart where matplotlib is there; returns the files."""
+    from condiff.claims.lab import plot
+    from condiff.train.checkpoint import write_atomically
+
+    target = out / "bench_solvers.json"
+    write_atomically(target, json.dumps(facts, indent=1).encode())
+    chart = out / "bench_solvers.png"
+    count = len(facts["systems"])
+    before = chart.stat().st_mtime_ns if chart.is_file() else None
+    plot(out, chart.name, lambda figure: _draw(figure, facts["systems"]), size=(9.0, 3.4 * count))
+    made = chart.is_file() and chart.stat().st_mtime_ns != before
+    return [target, chart] if made else [target]
+
+
+def _draw(figure: Any, systems: Mapping[str, Any]) -> None:  # noqa: ANN401 - a matplotlib Figure
+    """Draw error and distance against calls, one row a system."""
+    axes = figure.subplots(len(systems), 2, squeeze=False)
+    for (name, found), pair in zip(systems.items(), axes, strict=True):
+        solvers = list(dict.fromkeys(row["solver"] for row in found["rows"]))
+        for panel, key, label in zip(pair, ("error", "distance"), ("error, spreads", "Frechet distance"), strict=True):
+            for k, solver in enumerate(solvers):
+                rows = [row for row in found["rows"] if row["solver"] == solver and row[key] is not None]
+                if rows:
+                    panel.plot(
+                        [row["calls"] for row in rows], [max(row[key]["value"], 1e-6) for row in rows],
+                        marker="osv^D"[k % 5], markersize=3, color=f"C{k % 10}", label=solver,
+                        linestyle="-" if k < 10 else "--",
+                    )  # fmt: skip
+            panel.set(xscale="log", yscale="log", xlabel="network calls", ylabel=label, title=name)
+        if found["floor"]:
+            pair[1].axhline(max(found["floor"]["value"], 1e-6), color="grey", linewidth=0.8)
+        pair[1].legend(fontsize=6, ncols=2)
