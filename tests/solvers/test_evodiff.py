@@ -279,6 +279,7 @@ def test_the_released_ending_brightens_a_constant_estimate(n):
     q = low / high
     d = 1.0 - math.sqrt(q if q < 0.5 else q - 0.5) / 2.0
     gain = 1.0 - math.sqrt(low * high) + (1.0 - q) * (1.0 - d) / 2.0
+    assert Released().gain(high, low) == pytest.approx(gain, rel=1e-12)
     assert gain == pytest.approx(GAINS[n], abs=1e-3)
     torch.testing.assert_close(ours(constant, x, grid, EVODiff(Released()), finish=False), gain * m)
     torch.testing.assert_close(ours(constant, x, grid, EVODiff(), finish=False), m)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,15 @@ def real(splits: Splits, num: int, *, skip: int = 0) -> Tensor:
     covariance; copying is measured by itself.
     """
     return splits.train.data[skip : skip + num]
+
+
+def unconditional(splits: Splits) -> Splits:
+    """Leave every condition out of the data."""
+
+    def bare(part: Dataset) -> Dataset:
+        return replace(part, conditions={}, present={}, labels={}, meta={**part.meta, "conditions": {}})
+
+    return Splits(bare(splits.train), bare(splits.validation), bare(splits.test))
 
 
 def floor(splits: Splits, num: int) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from condiff.claims.claim import Result, Row, over_seeds
-from condiff.claims.lab import distance, drawn, floor, plot, real, show, trained
+from condiff.claims.lab import distance, drawn, floor, plot, real, show, trained, unconditional
 from condiff.core.drivers import trajectory
 from condiff.core.rng import RowRng, SharedRng
 from condiff.core.system import System
@@ -112,16 +112,6 @@ def verdict(rows: Sequence[Row]) -> bool:
         and value[f"FD plain noise, skip {NAIVE}"] >= 1.3 * whole
         and all(value[f"score explained by the Gaussian, sigma {kappa:g}"] > 0.99 for kappa in KAPPAS if kappa >= 2.0)
     )
-
-
-def unconditional(splits: Splits) -> Splits:
-    """Leave the classes out: the paper's setting."""
-
-    def bare(name: str) -> Any:  # noqa: ANN401 - a Dataset
-        part = getattr(splits, name)
-        return replace(part, conditions={}, present={}, labels={}, meta={**part.meta, "conditions": {}})
-
-    return Splits(bare("train"), bare("validation"), bare("test"))
 
 
 def started(system: System[Any, Any], skip: int, known: GaussianData) -> System[Any, Any]:

@@ -47,6 +47,15 @@ SYSTEMS = (
         "guidance at scale 2 makes at least 98 % of sampled digits read as the class asked for, more than without",
     ),
     Entry(
+        "evodiff",
+        "EVODiff: entropy-aware, variance-optimised sampling in few calls",
+        2025,
+        "images",
+        "evodiff",
+        "on a trained network EVODiff with a DDIM ending has a Frechet distance more than 40 % below DPM-Solver++(2M) "
+        "at 5 calls, and at most 5 % above it at 10 and 15",
+    ),
+    Entry(
         "images",
         "General recipe: images with classes, captions, numbers or input pictures",
         2023,

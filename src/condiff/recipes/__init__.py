@@ -6,6 +6,7 @@ import difflib
 from importlib.metadata import entry_points
 
 from condiff.recipes.digits import digits
+from condiff.recipes.evodiff import evodiff
 from condiff.recipes.images import images
 from condiff.recipes.interpolants import interpolants
 from condiff.recipes.painters import painters
@@ -19,6 +20,7 @@ from condiff.train.recipe import Recipe, recipe
 __all__ = [
     "Recipe",
     "digits",
+    "evodiff",
     "find",
     "images",
     "interpolants",
@@ -36,6 +38,7 @@ _OURS = {
     made.name: made
     for made in (
         digits,
+        evodiff,
         images,
         interpolants,
         painters,

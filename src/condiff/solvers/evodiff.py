@@ -97,6 +97,11 @@ class Released:
         q = sigma_s / sigma_t
         return 1.0 - sqrt(sigma_s * sigma_t), 0.5, 0.5 - 0.25 * sqrt(choose(q < 0.5, q, q - 0.5))
 
+    def gain(self, sigma_t: float, sigma_s: float) -> float:
+        """Return g, how much brighter a constant estimate becomes in the last step on alpha = 1."""
+        keep, a, b = (float(value) for value in self.weights(sigma_t, sigma_s) or (1.0, 0.0, 0.0))
+        return keep + (1.0 - sigma_s / sigma_t) * (a - b)
+
 
 @final
 @dataclass(frozen=True)
