@@ -115,7 +115,7 @@ def _read(folder):
     return (folder / "run" / "metrics.jsonl").read_text()
 
 
-def _until(true, children, seconds=90.0):
+def _until(true, children, seconds=240.0):
     stop = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < stop
@@ -129,7 +129,7 @@ def torchrun(shell, folder):
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python",
          "bash", "-c", shell],
         env=environment(CUDA_VISIBLE_DEVICES="", PYTHON=sys.executable), cwd=folder, capture_output=True, text=True,
-        timeout=120,
+        timeout=300,
     )  # fmt: skip
     return done.returncode, [line for line in done.stderr.splitlines() if line.startswith("condiff: ")]
 

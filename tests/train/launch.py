@@ -35,7 +35,7 @@ def start(arguments, *, size=2, cwd=None, **more):
 
 def end(children, codes=None):
     """Wait for the workers; returns what they wrote on stderr, after a look at their exit codes."""
-    said = [child.communicate(timeout=120) for child in children]
+    said = [child.communicate(timeout=300) for child in children]
     found = [child.returncode for child in children]
     assert found == (codes or [0] * len(children)), "\n".join(out + err for out, err in said)
     return [err for _, err in said]
