@@ -8,11 +8,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from laws.cases import DTYPE, gaussian
+from laws.cases import BRIDGES, DTYPE, gaussian
 
 from condiff.core import instant
-from condiff.process import VP, Flow, Gaussian, LogLinear, Trig
-from condiff.solvers import SDE, Anderson, Corrected, Jump, Langevin, Proportional
+from condiff.oracles import Mixture, MixtureBridge
+from condiff.process import VP, Flow, Gaussian, Interpolant, LogLinear, Trig
+from condiff.solvers import SDE, Anderson, Bump, Constant, Corrected, Jump, Langevin, Proportional
 
 D = 2
 STRETCHES = {
@@ -122,3 +123,28 @@ def test_a_single_point_is_sampled_exactly_at_any_eta(eta):
     true_mean, true_cov = marginal(point, 0.1)
     torch.testing.assert_close(mean, true_mean)
     torch.testing.assert_close(cov, true_cov)
+
+
+@pytest.mark.parametrize("diffusion", [Constant(0.4), Proportional(0.7), Bump(0.5)], ids=repr)
+@pytest.mark.parametrize("name", ["Straight", "Trigonometric", "EncodingDecoding"])
+def test_weak_order_on_bridges_is_one(name, diffusion):
+    """Between two Gaussians every field is affine: mean and covariance of the SDE's states tend to the exact ones."""
+    process = Interpolant(BRIDGES[name])
+    data = Mixture(torch.ones(1), torch.tensor([[1.0, -0.5]]).double(), torch.tensor([[0.3, 0.6]]).double())
+    source = Mixture(torch.ones(1), torch.tensor([[-0.4, 0.8]]).double(), torch.tensor([[0.5, 0.2]]).double())
+    oracle = MixtureBridge(process, data, source)
+
+    def exact(t):
+        alpha, beta, gamma = process.bridge(t)
+        variance = alpha**2 * data.variances[0] + beta**2 * source.variances[0] + gamma**2
+        return alpha * data.means[0] + beta * source.means[0], torch.diag(variance)
+
+    found = []
+    for steps in (100, 200):
+        mean, cov = exact(0.9)
+        for t, s in pairwise(torch.linspace(0.9, 0.2, steps + 1, dtype=DTYPE).tolist()):
+            mean, cov = moved(process, oracle, SDE(diffusion), mean, cov, t, s)
+        found.append([float((a - b).norm()) for a, b in zip((mean, cov), exact(0.2), strict=True)])
+    for coarse, fine in zip(*found, strict=True):
+        # The mean of a straight bridge is straight: Euler follows it to rounding.
+        assert fine < 1e-12 or 0.8 < math.log2(coarse / fine) < 1.25, found

@@ -9,9 +9,9 @@ import torch
 from laws.cases import DTYPE, FLOW, denoiser, labels, rng
 from torch import nn
 
-from condiff.core import Moments, SharedRng
+from condiff.core import Condition, Moments, SharedRng
 from condiff.objectives import Coupled, Denoising, Dropping
-from condiff.process import Gibbs, Independent, MinibatchOT, Sinkhorn, Velocity
+from condiff.process import Gibbs, Independent, Interpolant, MinibatchOT, Sinkhorn, Straight, Velocity
 
 PLAIN = Denoising(FLOW, Velocity())
 X = rng(*range(64)).normal((64, 2))
@@ -154,3 +154,21 @@ def test_dropping_goes_around_it_and_injected_draws_pass_through():
     for objective in (PLAIN, Coupled(PLAIN, FLOW, Gibbs(0.1))):
         rows = objective(denoiser(FLOW), X, COND, rng=SharedRng(0), draw=draw).rows
         torch.testing.assert_close(rows, PLAIN(denoiser(FLOW), X, COND, rng=SharedRng(0), draw=draw).rows)
+
+
+def test_a_bridge_is_coupled_by_its_source():
+    """Exact transport on the line pairs in order of size, whatever order the sources came in."""
+    process, seen = Interpolant(Straight(), "input"), []
+
+    def spy(x, t, cond):
+        seen.append((x, t))
+        return process.infer(x, t, {"velocity": torch.zeros_like(x)})
+
+    data = torch.tensor([[0.0], [1.0], [2.0], [3.0]], dtype=DTYPE)
+    cond = Condition.of(input=torch.tensor([[30.0], [10.0], [40.0], [20.0]], dtype=DTYPE))
+    objective = Coupled(Denoising(process, Velocity()), process, MinibatchOT())
+    rows = objective(spy, data, cond, rng=rng(0, 1, 2, 3)).rows
+    source = torch.tensor([[10.0], [20.0], [30.0], [40.0]], dtype=DTYPE)
+    torch.testing.assert_close(rows, (source - data).square()[:, 0])
+    x, t = seen[0]
+    torch.testing.assert_close(x, (1 - t[:, None]) * data + t[:, None] * source)

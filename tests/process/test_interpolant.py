@@ -451,3 +451,51 @@ def test_latents_have_the_table_s_values():
     assert Sigmoids()(0.0) == 0.0
     assert Sigmoids()(1.0) == pytest.approx(0.0, abs=1e-15)
     assert Data() == Data()
+
+
+class Joint:
+    """The exact denoiser of a bridge between two Gaussians on the line of joint covariance ((a, c), (c, b))."""
+
+    def __init__(self, process, a, b, c):
+        self.process, self.numbers = process, (a, b, c)
+
+    def __call__(self, x, t, cond):
+        t = self.process.inner(t)
+        a, b, c = self.numbers
+        alpha, beta, gamma = self.process.bridge(float(t))
+        total = alpha**2 * a + 2 * alpha * beta * c + beta**2 * b + gamma**2
+        told = {"data": (alpha * a + beta * c) * x / total, "source": (alpha * c + beta * b) * x / total}
+        return self.process.infer(x, t, {**told, "noise": gamma * x / total})
+
+
+@pytest.mark.parametrize("eps", [0.3, 0.8])
+def test_an_entropic_coupling_and_its_own_diffusion_are_the_schroedinger_bridge(eps):
+    """The walk's ends are then coupled as the plan says: the covariance of start and end is that of the entropic plan.
+
+    For cost |x - y|^2 / (4 eps) between variances a and b it is c = sqrt(a b + eps^2) - eps. Another diffusion keeps
+    every marginal and couples the ends otherwise.
+    """
+    a, b = 1.5, 0.7
+    c = (a * b + eps**2) ** 0.5 - eps
+    process = Interpolant(Straight(Brownian(2.0 * eps)), margin=1e-6)
+    exact = Joint(process, a, b, c)
+    grid = [instant(v) for v in torch.linspace(1.0, 0.0, 801, dtype=DTYPE).tolist()]
+
+    def ends(diffusion):
+        solver, slope, variance = SDE(Constant(diffusion)), 1.0, b
+        for t, s in pairwise(grid):
+            x = torch.tensor([[0.0], [1.0]], dtype=DTYPE)
+            step, fed = (
+                solver.step(process, lambda x, t: exact(x, t, None), solver.init(x, t), t, s, Fed(z)).x.flatten()
+                for z in (0.0, 1.0)
+            )
+            gain, width = float(step[1] - step[0]), float(fed[0] - step[0])
+            slope, variance = slope * gain, variance * gain**2 + width**2
+        return slope * b, variance
+
+    covariance, variance = ends(eps)
+    assert variance == pytest.approx(a, rel=1e-2)
+    assert covariance == pytest.approx(c, rel=1e-2)
+    other, variance = ends(3.0 * eps)
+    assert variance == pytest.approx(a, rel=3e-2)
+    assert other < 0.7 * c

@@ -18,7 +18,7 @@ from condiff.core.drivers import rollout, sample, trajectory
 from condiff.core.estimate import Affine, Categorical, Estimate, Moments
 from condiff.core.likelihood import log_likelihood
 from condiff.core.objective import Loss, Objective
-from condiff.core.process import Draw, Flowing, NoiseLaw, Noisy, Process, Rowed, Schedule, Target, Tiltable
+from condiff.core.process import Draw, Ended, Flowing, NoiseLaw, Noisy, Process, Rowed, Schedule, Target, Tiltable
 from condiff.core.rng import Rng, RowRng, SharedRng, key
 from condiff.core.shapes import expand, host, instant
 from condiff.core.solver import Solver, State
@@ -34,6 +34,7 @@ __all__ = [
     "Denoiser",
     "Draw",
     "Embeddings",
+    "Ended",
     "Estimate",
     "Flowing",
     "Kind",

@@ -147,12 +147,26 @@ class Rowed(Process[Moments], Protocol):
         ...
 
 
+class Ended(Rowed, Protocol):
+    """A process whose state at t = 1 is one latent alone, which a coupling may pair with the data."""
+
+    @property
+    def end(self) -> str:
+        """Name of that latent: "noise" of a Gaussian process, "source" of a bridge."""
+        ...
+
+    def draw_end(self, shape: Sequence[int], *, rng: Rng) -> Tensor:
+        """Draw it, shape (B, *S)."""
+        ...
+
+
 P = TypeVar("P", bound=Process[Moments])
 P_any = TypeVar("P_any")
 P_contra = TypeVar("P_contra", contravariant=True)
 
 __all__ = [
     "Draw",
+    "Ended",
     "Estimate",
     "Flowing",
     "NoiseLaw",

@@ -174,8 +174,8 @@ class Bridge(Protocol):
 class Straight:
     """alpha = 1 - t, beta = t.
 
-    With `Brownian(2 eps)`, an entropic coupling of the two ends and the constant diffusion eps it is the Schroedinger
-    bridge between them.
+    With `Brownian(2 eps)`, an entropic coupling of the two ends (`Coupled` with `Sinkhorn(4 eps)`) and the constant
+    diffusion eps it is the Schroedinger bridge between them.
 
     Args:
         gamma: Law of the latent part.

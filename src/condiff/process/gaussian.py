@@ -84,6 +84,15 @@ class Gaussian:
         alpha, sigma = self.coefficients(t)
         return Draw(mix(alpha, data, sigma, noise), t, {"data": data, "noise": noise})
 
+    @property
+    def end(self) -> str:
+        """Name of the latent that is left at t = 1, but for alpha(1) of the data."""
+        return "noise"
+
+    def draw_end(self, shape: Sequence[int], *, rng: Rng) -> Tensor:
+        """Draw noise of shape (B, *S)."""
+        return self.noise.draw(shape, rng)
+
     def start(self, shape: Sequence[int], *, rng: Rng, source: Tensor | None = None) -> Tensor:
         """Draw sigma(1) * noise, the state at t = 1 but for the alpha(1) * data left there.
 

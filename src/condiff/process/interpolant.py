@@ -160,6 +160,15 @@ class Interpolant:
         x = mix(1.0, mix(row["data"], data, row["source"], source), row["noise"], noise)
         return Draw(x, t, Fields(self, x, t, {"data": data, "source": source, "noise": noise}))
 
+    @property
+    def end(self) -> str:
+        """Name of the latent that the state at t = 1 is."""
+        return "source"
+
+    def draw_end(self, shape: Sequence[int], *, rng: Rng) -> Tensor:
+        """Return the bound source, or draw it from its law; errors as for `start`."""
+        return self._source(shape, rng, None)
+
     def start(self, shape: Sequence[int], *, rng: Rng, source: Tensor | None = None) -> Tensor:
         """Return the source, the state at t = 1.
 
