@@ -20,6 +20,7 @@ GROUPS = {
     "loops": ("G1", "G2", "G3", "G5"),
     "syncs": ("G4",),
     "training": ("G6", "G11"),
+    "couplings": ("G7",),
     "nets": ("G8", "G9", "G10", "G12"),
     "quality": ("G16",),
 }

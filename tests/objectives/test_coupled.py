@@ -11,7 +11,19 @@ from torch import nn
 
 from condiff.core import Condition, Moments, SharedRng
 from condiff.objectives import Coupled, Denoising, Dropping
-from condiff.process import Gibbs, Independent, Interpolant, MinibatchOT, Sinkhorn, Straight, Velocity
+from condiff.process import (
+    Brownian,
+    Gibbs,
+    Independent,
+    Interpolant,
+    MinibatchOT,
+    Noise,
+    Normal,
+    Sinkhorn,
+    Straight,
+    UniformTime,
+    Velocity,
+)
 
 PLAIN = Denoising(FLOW, Velocity())
 X = rng(*range(64)).normal((64, 2))
@@ -172,3 +184,35 @@ def test_a_bridge_is_coupled_by_its_source():
     torch.testing.assert_close(rows, (source - data).square()[:, 0])
     x, t = seen[0]
     torch.testing.assert_close(x, (1 - t[:, None]) * data + t[:, None] * source)
+
+
+def test_a_schroedinger_bridge_has_its_spread_and_its_pairs():
+    """Given the pair, x_t has mean (1 - t) data + t source and std sigma sqrt(t (1 - t)); pairs are the plan's."""
+    sigma, count = 0.5, 4000
+    process = Interpolant(Straight(Brownian(sigma**2)), source=Normal())
+    seen = []
+
+    def spy(x, t, cond):
+        seen.append((x, t))
+        return Moments({"data": torch.zeros_like(x), "source": torch.zeros_like(x), "noise": torch.zeros_like(x)})
+
+    @dataclass(frozen=True)
+    class Kept:
+        inner: Sinkhorn
+
+        def couple(self, data, noise, cond, *, rng):
+            paired, weight = self.inner.couple(data, noise, cond, rng=rng)
+            seen.append(paired)
+            return paired, weight
+
+    data = SharedRng(1, dtype=DTYPE).normal((count, 2)) * 0.3
+    objective = Coupled(
+        Denoising(process, Noise(), UniformTime(0.2, 0.8)), process, Kept(Sinkhorn(2 * sigma**2, chunk=400))
+    )
+    objective(spy, data, None, rng=SharedRng(0, dtype=DTYPE))
+    source, (x, t) = seen
+    t = t[:, None]
+    spread = (x - (1 - t) * data - t * source) / (sigma * (t * (1 - t)).sqrt())
+    assert float(spread.std()) == pytest.approx(1.0, abs=0.04)
+    assert float(spread.mean()) == pytest.approx(0.0, abs=0.04)
+    assert float((source * data).sum(1).mean()) > 0.2  # independent pairs have 0, exact transport 0.6

@@ -131,23 +131,26 @@ def test_the_permutation_is_the_best_of_all(count):
 def test_marginals_are_kept_exactly():
     """Every noise is used once: nothing is drawn with replacement, in any chunk."""
     data, noise = rng(*range(50)).normal((50, 3)), rng(*range(50), seed=1).normal((50, 3))
-    for chunk in (None, 7, 50, 64):
-        order = MinibatchOT(chunk).order(data, noise)
+    for chunk, rounds in ((None, 1), (7, 1), (7, 3), (50, 2), (64, 2)):
+        order = MinibatchOT(chunk, rounds).order(data, noise)
         assert order.sort().values.tolist() == list(range(50))
-        if chunk == 7:
+        if (chunk, rounds) == (7, 1):
             assert torch.equal(order // 7, torch.arange(50) // 7)
     paired, weight = MinibatchOT().couple(data, noise, None, rng=rng(0))
     assert weight is None
     assert torch.equal(paired.sort(0).values, noise.sort(0).values)
 
 
-def test_chunks_stand_between_the_whole_batch_and_none():
+def test_chunks_stand_between_the_whole_batch_and_none_and_rounds_improve_them():
     data, noise = rng(*range(256)).normal((256, 8)), rng(*range(256), seed=1).normal((256, 8))
-    costs = [
-        float(pair_cost(data, noise[MinibatchOT(chunk).order(data, noise)]).mean()) for chunk in (None, 128, 16, 4)
-    ]
+    settings = [(None, 1), (32, 8), (32, 2), (32, 1), (4, 1)]
+    costs = [float(pair_cost(data, noise[MinibatchOT(*s).order(data, noise)]).mean()) for s in settings]
     assert costs == sorted(costs)
-    assert costs[-1] < float(pair_cost(data, noise).mean())
+    assert len(set(costs)) == len(costs)
+    plain = float(pair_cost(data, noise).mean())
+    assert costs[-1] < plain
+    kept = [(plain - cost) / (plain - costs[0]) for cost in costs]
+    assert kept[2] > kept[3] + 0.05
 
 
 def test_good_potentials_do_not_change_the_assignment():
@@ -235,7 +238,7 @@ def test_every_coupling_keeps_shapes_and_only_hands_out_noise_that_is_there(coup
 
 
 def test_bad_numbers_are_refused():
-    for make in (lambda: Gibbs(0.0), lambda: Gibbs(1.0, power=-1.0), lambda: MinibatchOT(1), lambda: Sinkhorn(0.0),
+    for make in (lambda: Gibbs(0.0), lambda: Gibbs(1.0, power=-1.0), lambda: MinibatchOT(1), lambda: MinibatchOT(8, 0), lambda: Sinkhorn(0.0),
                  lambda: Sinkhorn(1.0, chunk=1), lambda: Sinkhorn(1.0, num_iterations=0)):  # fmt: skip
         with pytest.raises(ValueError, match="needs"):
             make()

@@ -116,6 +116,14 @@ SYSTEMS = (
         "network, by a factor of at least 4, 3 and 2",
     ),
     Entry("vectors", "General recipe: table rows, poses, embeddings", 2023, "vectors", "vectors", ""),
+    Entry(
+        "wcfm",
+        "W-CFM: flow matching on weighted pairs, beside optimal transport and Sinkhorn",
+        2025,
+        "images",
+        "wcfm",
+        "weighing pairs (kappa 0.1) betters 4-step samples and straightens paths by 15 %, and keeps 50-step samples",
+    ),
 )
 
 

@@ -15,6 +15,7 @@ from condiff.recipes.principles import principles
 from condiff.recipes.radd import radd
 from condiff.recipes.text import text
 from condiff.recipes.vectors import vectors
+from condiff.recipes.wcfm import wcfm
 from condiff.train.recipe import Recipe, recipe
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "recipe",
     "text",
     "vectors",
+    "wcfm",
 ]
 
 _OURS = {
@@ -47,6 +49,7 @@ _OURS = {
         radd,
         text,
         vectors,
+        wcfm,
     )
 }
 
