@@ -29,6 +29,18 @@ class _Ignore(nn.Module):
         return self.out
 
 
+def prepare() -> None:
+    """Hide a torchvision that was built for another torch: it fails as it loads, and so do networks that ask for it."""
+    try:
+        importlib.import_module("torchvision")
+    except ImportError:
+        return
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        sys.modules["torchvision"] = None  # type: ignore[assignment]
+
+
 def diffusers_loop(name: str, x: Tensor, out: Tensor, steps: int, **options: Any) -> Loop:
     """Build a diffusers scheduler's loop; `set_timesteps` is part of every run, as it must be there."""
     module = importlib.import_module("diffusers")
@@ -68,16 +80,14 @@ def kdiffusion() -> types.ModuleType:
     placed["torchdiffeq"].odeint = None  # type: ignore[attr-defined]
     placed["torchvision"].transforms = placed["torchvision.transforms"]  # type: ignore[attr-defined]
     placed["torchvision.transforms"].functional = placed["torchvision.transforms.functional"]  # type: ignore[attr-defined]
-    before = {name: sys.modules.get(name) for name in UNUSED}
+    before = {name: sys.modules[name] for name in UNUSED if name in sys.modules}
     sys.modules.update(placed, k_diffusion=package)
     try:
         return importlib.import_module("k_diffusion.sampling")
     finally:
-        for name, module in before.items():
-            if module is None:
-                sys.modules.pop(name)
-            else:
-                sys.modules[name] = module
+        for name in UNUSED:
+            del sys.modules[name]
+        sys.modules.update(before)
 
 
 def kdiffusion_loop(name: str, x: Tensor, out: Tensor, steps: int) -> Loop:

@@ -50,10 +50,12 @@ def main(argv: list[str] | None = None) -> int:
         if path not in sys.path:
             sys.path.insert(0, path)
     import torch
+    from benchmarks.neighbours import prepare
     from benchmarks.paired import Effort, Row
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    prepare()
     begin, effort, failed = time.time(), Effort(args.smoke), False
     rows: list[Row] = []
     for name, goals in GROUPS.items():
