@@ -290,6 +290,8 @@ def test_what_cannot_be_is_refused():
             process.reverse(X, times(0.5, 0.5, 0.5), s, est, eta=1.0, rng=rng(0, 1, 2))
     with pytest.raises(TypeError, match="additive"):
         Mapped(Gaussian(Flow(), Student(5.0))).reverse(X, instant(0.5), instant(0.2), est, eta=0.5, rng=rng(0, 1, 2))
+    with pytest.raises(ValueError, match="one time a sample"):
+        flow_map(FLOW)(X, torch.full((3, 2), 0.5), None)
     for low, high in ((0.0, 1.0), (2.0, 1.0)):
         with pytest.raises(ValueError, match="low"):
             FlowMap(Preconditioned(nn.Identity(), FLOW, Data()), low=low, high=high)

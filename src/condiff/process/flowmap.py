@@ -198,7 +198,13 @@ class FlowMap(nn.Module):
         return {SPAN: Vector(2 * cls.COUNT)}
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition | None) -> Jumps:
-        """Estimate the jumps from x (B, *S) at time t, () or (B,); the network runs when an arrival is named."""
+        """Estimate the jumps from x (B, *S) at time t, () or (B,); the network runs when an arrival is named.
+
+        Raises:
+            ValueError: If frames or tokens have times of their own.
+        """
+        if t.ndim > 1:
+            raise ValueError(f"a flow map takes one time a sample, () or (B,), got times of shape {tuple(t.shape)}")
 
         def to(s: Tensor) -> Moments:
             wide = torch.promote_types(x.dtype, torch.float32)
