@@ -23,7 +23,7 @@ from condiff.core.condition import schema_to_json
 from condiff.core.system import System
 from condiff.train.atomic import named, sync_folder
 from condiff.train.atomic import write_atomically as write_atomically
-from condiff.train.fit import Progress, module_of
+from condiff.train.fit import Progress, lay_out, module_of
 from condiff.train.packing import KEY, brief, pack
 from condiff.train.packing import tensors_of as tensors_of
 from condiff.train.recipe import Recipe
@@ -171,7 +171,7 @@ def load(path: str | os.PathLike[str], find: Callable[[str], Recipe]) -> System[
         raise ValueError(
             f"{stored.path}: recipe {recipe.name!r} of this version does not take its arguments: {error}"
         ) from None
-    restore(module_of(system).eval(), stored.tensors, stored.path)
+    restore(lay_out(system).eval(), stored.tensors, stored.path)
     return system
 
 

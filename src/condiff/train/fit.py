@@ -46,6 +46,17 @@ def module_of(system: System[Any, Any]) -> nn.Module:
     return system.denoiser
 
 
+def lay_out(system: System[Any, Any]) -> nn.Module:
+    """Put a system's weights into the memory layout in which it is trained and sampled; returns its denoiser.
+
+    Training and loading share it, because another layout adds up in another order: samples would differ in a last bit.
+    """
+    denoiser = module_of(system)
+    if len(system.shape) == 3:  # convolutions in 2-D run up to 2.3 times faster on a CPU in this layout
+        denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return denoiser
+
+
 @final
 @dataclass(eq=False)
 class Progress:
@@ -77,9 +88,7 @@ class Progress:
         denoiser = module_of(system)
         if not any(p.requires_grad for p in denoiser.parameters()):
             raise TypeError(f"training needs a denoiser with parameters, and {type(denoiser).__name__} has none")
-        denoiser.to(device)
-        if len(system.shape) == 3:  # convolutions in 2-D run up to 2.3 times faster on a CPU in this layout
-            denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lay_out(system).to(device)
         average = copy.deepcopy(denoiser).eval().requires_grad_(False)
         trained = [(name, p) for name, p in denoiser.named_parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
