@@ -57,6 +57,39 @@ def test_errors_grow_away_from_the_labelled_rows_and_cover():
     assert 0.9 < float((gap < 2.0 * model.error(fresh)).double().mean()) < 0.995
 
 
+def explicit(x, penalty):
+    """(X^T X + penalty I)^-1 with X centred."""
+    centred = x - x.mean(0)
+    return centred, torch.linalg.inv(centred.T @ centred + penalty * torch.eye(x.shape[1], dtype=DTYPE))
+
+
+@pytest.mark.parametrize("rows", [9, 40], ids=["fewer rows than features", "more"])
+def test_both_sides_of_the_normal_equations_agree(rows):
+    draw = SharedRng(4, dtype=DTYPE)
+    x, y = draw.normal((rows, 20)), draw.normal((rows,))
+    model = Ridge(20, penalty=0.7).double()
+    model.solve(x, y)
+    centred, inverse = explicit(x, 0.7)
+    torch.testing.assert_close(model.theta, inverse @ centred.T @ (y - y.mean()))
+    probe = draw.normal((6, 20)) * 3.0
+    away = probe - x.mean(0)
+    spread = ((away @ inverse) * away).sum(1)
+    torch.testing.assert_close(model.error(probe), model.noise * (1.0 + 1.0 / rows + spread).sqrt())
+
+
+def test_directions_that_were_cut_off_only_widen_the_error(monkeypatch):
+    draw = SharedRng(4, dtype=DTYPE)
+    x, y, probe = draw.normal((40, 20)), draw.normal((40,)), draw.normal((6, 20))
+    whole = Ridge(20).double()
+    whole.solve(x, y)
+    monkeypatch.setattr("condiff.nn.ridge.RANK", 5)
+    small = Ridge(20).double()
+    small.solve(x, y)
+    assert small.basis.shape == (20, 5)
+    torch.testing.assert_close(small.theta, whole.theta)
+    assert bool((small.error(probe) >= whole.error(probe)).all())
+
+
 def test_it_measures_the_rows_that_have_a_label():
     x, y, _ = problem()
     there = torch.arange(40) % 2 == 0

@@ -115,6 +115,14 @@ SYSTEMS = (
         "with 1, 2 and 4 network calls a MeanFlow map samples closer to real digits than flow matching of the same "
         "network, by a factor of at least 4, 3 and 2",
     ),
+    Entry(
+        "overview",
+        "Reward-directed generation: black-box optimisation by conditional sampling",
+        2024,
+        "any",
+        "overview",
+        "samples asked for a reward reach it until the data's reach ends, nearer the data than gradient ascent",
+    ),
     Entry("vectors", "General recipe: table rows, poses, embeddings", 2023, "vectors", "vectors", ""),
     Entry(
         "wcfm",

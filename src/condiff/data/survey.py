@@ -193,7 +193,10 @@ def _vectors(table: tables.Table, path: str, steps: int, batch_size: int) -> Ins
     for name in columns:
         missing = int((~np.isfinite(table.numbers[name])).sum())
         if missing:
-            problems.append(f"column {name}: {missing} missing or infinite value(s): fill them or remove the rows")
+            problems.append(
+                f"column {name}: {missing} missing or infinite value(s): fill them, remove the rows, or train with "
+                f"--condition {name}, which rows may lack"
+            )
     if not columns and table.numbers:
         problems.append("no column of data besides the class: add columns")
     if 0 < table.num_rows < 3:

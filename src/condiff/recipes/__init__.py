@@ -9,6 +9,7 @@ from condiff.recipes.digits import digits
 from condiff.recipes.evodiff import evodiff
 from condiff.recipes.images import images
 from condiff.recipes.interpolants import interpolants
+from condiff.recipes.overview import overview
 from condiff.recipes.painters import painters
 from condiff.recipes.pfgmpp import pfgmpp
 from condiff.recipes.principles import principles
@@ -26,6 +27,7 @@ __all__ = [
     "images",
     "interpolants",
     "names",
+    "overview",
     "painters",
     "pfgmpp",
     "principles",
@@ -43,6 +45,7 @@ _OURS = {
         evodiff,
         images,
         interpolants,
+        overview,
         painters,
         pfgmpp,
         principles,
