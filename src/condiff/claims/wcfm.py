@@ -112,7 +112,7 @@ def run(*, quick: bool, seed: int, out: Path | None, talk: Talk) -> Result:
         seed=seed,
         rows=rows,
         effect=f"4 steps: Frechet distance {at[f'{few}, {PLAIN}']:.2f} plain, {at[f'{few}, {OURS}']:.2f} weighed "
-        f"({gains[few]:.0f} % less), curvature {gains[bend]:.0f} % less, 50 steps {at[f'{many}, {PLAIN}']:.2f} and "
+        f"({-gains[few]:+.0f} %), curvature {-gains[bend]:+.0f} %, 50 steps {at[f'{many}, {PLAIN}']:.2f} and "
         f"{at[f'{many}, {OURS}']:.2f}; at 4 steps it {reach} OT ({at[f'{few}, {EXACT}']:.2f})",
         expected="4 steps at least 15 % better, curvature at least 15 % lower, 50 steps at most 30 % worse",
         holds=verdict(rows),
