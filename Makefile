@@ -50,7 +50,7 @@ demo: $(VENV)/.base
 	@echo "Go on with: $(BIN)/condiff sample $(RUN) --cond label=3 --guidance-scale 3 --seed 1"
 
 test: $(VENV)/.extra-test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.extra-dev
 	$(BIN)/ruff check .

@@ -70,7 +70,12 @@ COUPLINGS = {
     "Sinkhorn": process.Sinkhorn(0.5),
     "PerClass": process.PerClass(process.MinibatchOT(), "label"),
 }
-CLOCKS = {"ProcessTime": process.ProcessTime(), "Ratio": process.Ratio(), "FlowClock": process.FlowClock(0.7)}
+CLOCKS = {
+    "ProcessTime": process.ProcessTime(),
+    "Ratio": process.Ratio(),
+    "FlowClock": process.FlowClock(0.7),
+    "Natural": process.Natural(0.8),
+}
 
 
 class Shrinking:

@@ -11,12 +11,25 @@ import torch
 from torch import nn
 
 from condiff import recipes
-from condiff.codecs import Standardize
+from condiff.codecs import Identity, Standardize
 from condiff.core import ClassLabel, Condition, Embeddings, Picture, RowRng, System, TokenIds, Vector
 from condiff.core.drivers import sample as run
 from condiff.guidance import CFG, Autoguidance
 from condiff.objectives import Denoising
-from condiff.process import Flow, Gaussian, Interpolant, Preconditioned, Straight, Times, Uniform, Velocity
+from condiff.oracles import GaussianData
+from condiff.process import (
+    VP,
+    Flow,
+    FlowTime,
+    Gaussian,
+    Interpolant,
+    LogLinear,
+    Preconditioned,
+    Straight,
+    Times,
+    Uniform,
+    Velocity,
+)  # fmt: skip
 from condiff.solvers import Jump
 from condiff.tasks import SOLVERS, batches, condition_of, sample, solver_named
 from condiff.tasks.generate import evaluating, suits
@@ -229,3 +242,15 @@ def test_sixteen_threads_sample_a_module_in_training_as_one_does():
         threaded = list(pool.map(lambda seed: sample(made, num_samples=2, seed=seed), range(16)))
     assert all(torch.equal(a, b) for a, b in zip(serial, threaded, strict=True))
     assert all(module.training for module in made.denoiser.modules())
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "midpoint"])
+@pytest.mark.parametrize("schedule", [Flow(), LogLinear.edm(), VP()], ids=["flow", "edm", "vp"])
+def test_named_solvers_are_sane_on_every_schedule(name, schedule):
+    """In the time of a log-linear schedule these end hundreds of spreads away at this number of steps."""
+    process = Gaussian(schedule)
+    oracle = GaussianData.of(process, torch.tensor([1.0, -1.0]), torch.tensor([[0.5, 0.1], [0.1, 0.2]]))
+    made = replace(system({}), process=process, denoiser=oracle, grid=Times(FlowTime(0.5), schedule), codec=Identity())
+    drawn = sample(made, num_samples=400, num_steps=16, solver=name, seed=2)
+    torch.testing.assert_close(drawn.mean(0), torch.tensor([1.0, -1.0]), atol=0.15, rtol=0.0)
+    torch.testing.assert_close(drawn.var(0), torch.tensor([0.5, 0.2]), atol=0.12, rtol=0.0)

@@ -15,7 +15,7 @@ from condiff.process.bridge import (
     Straight,
     Trigonometric,
 )
-from condiff.process.clock import Clock, FlowClock, Frame, ProcessTime, Ratio
+from condiff.process.clock import Clock, FlowClock, Frame, Natural, ProcessTime, Ratio
 from condiff.process.coupling import Coupling, Gibbs, Independent, MinibatchOT, PerClass, Sinkhorn, pair_cost
 from condiff.process.flowmap import Diagonal, FlowMap, Jumps, Mapped
 from condiff.process.gaussian import Gaussian, Preconditioned
@@ -76,6 +76,7 @@ __all__ = [
     "Merged",
     "MinibatchOT",
     "Mirror",
+    "Natural",
     "Noise",
     "Normal",
     "Offset",

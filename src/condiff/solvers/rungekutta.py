@@ -70,7 +70,7 @@ class Euler(Linear[Flowing]):
 
 def arrival(clock: Clock, process: Flowing, t: Tensor, s: Tensor) -> Frame:
     """Return the frame at s for arriving there: its size and clock, without the rates, which may be infinite there."""
-    if isinstance(clock, ProcessTime):
+    if isinstance(clock, ProcessTime) or not isinstance(process, Gaussian):
         value = host(s)
         return Frame(1.0, s.to(torch.float64) if value is None else value, {})
     return clock.frame(process, s)

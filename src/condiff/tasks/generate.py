@@ -17,6 +17,7 @@ from condiff.core.rng import RowRng
 from condiff.core.solver import Solver
 from condiff.core.system import System
 from condiff.guidance.cfg import CFG
+from condiff.process.clock import Natural
 from condiff.solvers import (
     SDE,
     Adams,
@@ -43,12 +44,12 @@ SOLVERS: Mapping[str, Callable[[], Solver[Any, Any]]] = {
     "ddpm": lambda: Jump(1.0),
     "dpm2m": lambda: Multistep(2),
     "dpm3m": lambda: Multistep(3),
-    "euler": lambda: Euler(),
+    "euler": lambda: Euler(Natural()),
     "evodiff": lambda: EVODiff(),
     "first-hitting": lambda: FirstHitting(),
-    "heun": lambda: Heun(),
+    "heun": lambda: Heun(Natural()),
     "langevin": lambda: Langevin(),
-    "midpoint": lambda: Midpoint(),
+    "midpoint": lambda: Midpoint(Natural()),
     "ordered": lambda: Ordered(),
     "sde": lambda: SDE(Proportional(1.0)),
     "token-euler": lambda: TokenEuler(),
