@@ -255,13 +255,13 @@ def _write(out: Path, facts: Mapping[str, Any]) -> list[Path]:
     chart = out / "bench_solvers.png"
     count = len(facts["systems"])
     before = chart.stat().st_mtime_ns if chart.is_file() else None
-    plot(out, chart.name, lambda figure: _draw(figure, facts["systems"]), size=(9.0, 3.4 * count))
+    plot(out, chart.name, lambda figure: _draw(figure, facts["systems"], facts["budgets"]), size=(9.0, 3.4 * count))
     made = chart.is_file() and chart.stat().st_mtime_ns != before
     return [target, chart] if made else [target]
 
 
-def _draw(figure: Any, systems: Mapping[str, Any]) -> None:  # noqa: ANN401 - a matplotlib Figure
-    """Draw error and distance against calls, one row a system."""
+def _draw(figure: Any, systems: Mapping[str, Any], budgets: Sequence[int]) -> None:  # noqa: ANN401 - a Figure
+    """Draw error and distance against calls, one row a system; what is a thousand times the best is cut off."""
     axes = figure.subplots(len(systems), 2, squeeze=False)
     for (name, found), pair in zip(systems.items(), axes, strict=True):
         solvers = list(dict.fromkeys(row["solver"] for row in found["rows"]))
@@ -275,6 +275,10 @@ def _draw(figure: Any, systems: Mapping[str, Any]) -> None:  # noqa: ANN401 - a 
                         linestyle="-" if k < 10 else "--",
                     )  # fmt: skip
             panel.set(xscale="log", yscale="log", xlabel="network calls", ylabel=label, title=name)
+            panel.set_xticks(budgets, [str(calls) for calls in budgets])
+            panel.minorticks_off()
+            least = min((max(row[key]["value"], 1e-6) for row in found["rows"] if row[key] is not None), default=1.0)
+            panel.set_ylim(top=min(panel.get_ylim()[1], 1000.0 * least))
         if found["floor"]:
             pair[1].axhline(max(found["floor"]["value"], 1e-6), color="grey", linewidth=0.8)
         pair[1].legend(fontsize=6, ncols=2)
