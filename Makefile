@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
-# make bench SMOKE=1 runs every benchmark briefly: an error or a gross regression fails, the numbers are rough.
+# make bench SMOKE=1 runs every benchmark briefly: an error fails, a gross regression is named, the numbers are rough.
 SMOKE ?=
 PYTEST_ARGS ?=
 
@@ -18,7 +18,7 @@ help:
 	@echo "make lint    style and spelling"
 	@echo "make types   static types"
 	@echo "make docs    the documentation, as web pages in docs/_build/html"
-	@echo "make bench   the benchmarks (SMOKE=1: errors and gross regressions only)"
+	@echo "make bench   the benchmarks (SMOKE=1: see that they run)"
 	@echo "make clean   remove caches and built pages; .venv and runs/ stay"
 
 $(BIN)/python:

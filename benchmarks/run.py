@@ -44,7 +44,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print, and return the exit code: 1 after an error or a gross regression."""
+    """Measure, print, and return the exit code: 1 after an error or, in a full run, a gross regression."""
     args = parse(argv)
     for path in (str(ROOT / "src"), str(ROOT)):
         if path not in sys.path:
@@ -83,7 +83,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"gross regression: {row.goal} {row.case}: {row.value:.3g}")
     if args.json:
         args.json.write_text(json.dumps({"load": load, "rows": [_plain(row) for row in rows]}, indent=1) + "\n")
-    return 1 if failed or regressed else 0
+    # A few rounds on whatever machine builds say too little to fail a build; the full run fails.
+    return 1 if failed or (regressed and not args.smoke) else 0
 
 
 def _measured(name, effort):  # type: ignore[no-untyped-def]

@@ -83,6 +83,8 @@ def test_a_regression_that_stays_fails_the_run(capsys, groups):
     )
     assert run.main(["--only", "G1"]) == 1
     assert "gross regression: G1 loop: 9" in capsys.readouterr().out
+    assert run.main(["--smoke", "--only", "G1"]) == 0  # a brief run says it, and fails on errors only
+    assert "gross regression: G1 loop: 9" in capsys.readouterr().out
     assert run.main(["--only", "G2"]) == 0  # measured again, it is sound
     assert "| G2 | loop | 3 |" in capsys.readouterr().out
 
