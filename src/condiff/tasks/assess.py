@@ -17,7 +17,7 @@ from condiff.data.batch import Dataset, Splits
 from condiff.evaluate.agreement import agreement
 from condiff.evaluate.condition_use import ConditionUse, condition_use
 from condiff.evaluate.features import RandomFeatures
-from condiff.evaluate.judge import judge, judge8
+from condiff.evaluate.judge import Judge, Judge8, judge, judge8
 from condiff.evaluate.likelihood import bits_per_dim, dequantise
 from condiff.evaluate.metric import Metric
 from condiff.evaluate.report import evaluate_samples
@@ -32,12 +32,21 @@ from condiff.train.workers import ALONE, Workers, join, share
 Features = Callable[[Tensor], Tensor]
 
 
+def reader_for(system: System[Any, Any], reference: Tensor) -> Judge | Judge8 | None:
+    """Return the judge that reads a system's samples, for the bundled digits of either size."""
+    match system.data.get("name"), tuple(reference.shape[1:]):
+        case "digits", (1, 28, 28):
+            return judge()
+        case "digits8", (1, 8, 8):
+            return judge8()
+    return None
+
+
 def features_for(system: System[Any, Any], reference: Tensor) -> tuple[Features, str]:
     """Return the feature function for a system's samples and its definition: the judge for digits, else random ones."""
-    if system.data.get("name") == "digits" and tuple(system.shape) == (1, 28, 28):
-        return judge().features, judge().definition
-    if system.data.get("name") == "digits8" and tuple(reference.shape[1:]) == (1, 8, 8):
-        return judge8().features, judge8().definition
+    reader = reader_for(system, reference)
+    if reader is not None:
+        return reader.features, reader.definition
     made = RandomFeatures.fit(reference)
     return made, made.definition
 
@@ -189,11 +198,11 @@ def assess(
     scale = system.guidance_scale
     features, definition = features_for(system, test.data.float())
     label = next((name for name, kind in system.schema.items() if isinstance(kind, ClassLabel)), None)
-    judged = label is not None and definition == judge().definition
+    reader = reader_for(system, test.data)
     talk(f"drawing {num} samples at guidance scale {scale:g}")
     guided, cond = sample_like(system, test, num, guidance_scale=scale, seed=seed, workers=workers)
     plain, bits, use = guided, None, None
-    if judged and scale != 1.0:
+    if reader is not None and label is not None and scale != 1.0:
         talk(f"drawing {num} samples without guidance")
         plain, _ = sample_like(system, test, num, guidance_scale=1.0, seed=seed, workers=workers)
     if not quick:
@@ -208,12 +217,12 @@ def assess(
     if workers.rank > 0:
         return [], None
     metrics: list[Metric] = []
-    if judged and label is not None:
+    if reader is not None and label is not None:
         of = f"samples at guidance scale {scale:g}"
-        metrics.append(_named(_agreement(guided, cond.values[label]), "class_agreement", of))
+        metrics.append(_named(_agreement(guided, cond.values[label], reader), "class_agreement", of))
         if plain is not guided:
             asked, of = cond.values[label], "samples without guidance"
-            metrics.append(_named(_agreement(plain, asked), "class_agreement_unguided", of))
+            metrics.append(_named(_agreement(plain, asked, reader), "class_agreement_unguided", of))
     talk("measuring distances")
     count = min(num, len(test), len(guided))
     metrics += evaluate_samples(
@@ -291,8 +300,8 @@ def _start_of(system: System[Any, Any]) -> str | None:
     return source if isinstance(source, str) else None
 
 
-def _agreement(samples: Tensor, asked: Tensor) -> Metric:
-    return agreement(samples, asked, classify=judge().classify, definition=judge().definition)
+def _agreement(samples: Tensor, asked: Tensor, reader: Judge | Judge8) -> Metric:
+    return agreement(samples, asked, classify=reader.classify, definition=reader.definition)
 
 
 def _named(metric: Metric, name: str, of: str) -> Metric:
