@@ -63,7 +63,7 @@ class Budget:
 
 
 QUICK = Budget(steps=700, long=1200, num_samples=500, num_seeds=1, num_steps=100)
-FULL = Budget(steps=1500, long=2500, num_samples=1000, num_seeds=3, num_steps=200)
+FULL = Budget(steps=1000, long=1700, num_samples=800, num_seeds=3, num_steps=120)
 
 
 def run(*, quick: bool, seed: int, out: Path | None, talk: Talk) -> Result:

@@ -63,7 +63,7 @@ class Budget:
 
 
 QUICK = Budget(steps=1000, num_samples=1000, num_seeds=1, sizes=(128, 512))
-FULL = Budget(steps=2000, num_samples=2000, num_seeds=3, sizes=(128, 512, 2048, 4096))
+FULL = Budget(steps=1200, num_samples=2000, num_seeds=3, sizes=(128, 512, 2048, 4096))
 
 
 def run(*, quick: bool, seed: int, out: Path | None, talk: Talk) -> Result:
