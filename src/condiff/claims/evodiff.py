@@ -67,7 +67,7 @@ class Budget:
     fine: int = 40
 
 
-QUICK = Budget(num_seeds=1, steps=3000, num_samples=2000, num_exact=300, num_ends=30, calls=(5, 10, 15))
+QUICK = Budget(num_seeds=1, steps=1800, num_samples=1500, num_exact=300, num_ends=30, calls=(5, 10, 15))
 FULL = Budget(num_seeds=3, steps=3000, num_samples=3000, num_exact=1000, num_ends=200)
 
 
