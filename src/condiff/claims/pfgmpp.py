@@ -42,7 +42,7 @@ class Budget:
     num_seeds: int
 
 
-QUICK = Budget(steps=800, num_samples=1000, num_seeds=1)
+QUICK = Budget(steps=700, num_samples=800, num_seeds=1)
 FULL = Budget(steps=3000, num_samples=2000, num_seeds=3)
 
 
