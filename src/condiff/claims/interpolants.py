@@ -62,7 +62,7 @@ class Budget:
     batch_size: int = 128
 
 
-QUICK = Budget(steps=700, long=1200, num_samples=500, num_seeds=1, num_steps=100)
+QUICK = Budget(steps=300, long=450, num_samples=300, num_seeds=1, num_steps=60)
 FULL = Budget(steps=1000, long=1700, num_samples=800, num_seeds=3, num_steps=120)
 
 

@@ -64,7 +64,7 @@ class Budget:
     methods: tuple[str, ...] = tuple(METHODS)
 
 
-QUICK = Budget(steps=700, num_samples=1000, num_seeds=1, sizes=(128, 512), methods=(PLAIN, OURS, EXACT))
+QUICK = Budget(steps=400, num_samples=800, num_seeds=1, sizes=(128, 512), methods=(PLAIN, OURS, EXACT))
 FULL = Budget(steps=1200, num_samples=2000, num_seeds=3, sizes=(128, 512, 2048, 4096))
 
 
