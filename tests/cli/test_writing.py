@@ -85,7 +85,7 @@ def test_eval_reads_the_text_as_training_did(run, capsys):
         (["--out", "x.png"], "ends in .txt"),
         (["--guidance-scale", "2"], "takes no condition"),
         (["--cond", "input=a"], "takes no condition"),
-        (["--solver", "orderd"], "did you mean 'ordered'"),
+        (["--solver", "ordere"], "did you mean 'ordered'"),
     ],
 )
 def test_wrong_wishes_get_one_line(run, words, message, capsys):

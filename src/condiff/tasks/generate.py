@@ -324,8 +324,8 @@ def batches(
 def evaluating(what: Anything) -> Anything:
     """Return a system, or any part of one, with its modules in evaluation mode; the one given is left as it is.
 
-    Modules in training are copied without their weights, which both share: a switch to and fro would be seen by other
-    threads that sample or train the same system. What has none in training is returned itself.
+    Modules in training are copied without their weights, which both share: switching there and back would be seen
+    by other threads that sample or train the same system. What has none in training is returned itself.
     """
     if isinstance(what, nn.Module):
         if not any(module.training for module in what.modules()):
