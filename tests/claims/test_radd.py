@@ -9,11 +9,12 @@ import pytest
 from condiff.claims import Row, radd
 
 
-def rows(losses=(2.0, 2.05), timed=2.0, differ=0.0, calls=16.0, seconds=10.0):
+def rows(losses=(2.0, 2.05), timed=2.0, differ=0.0, calls=16.0, seconds=10.0, frequency=4.4):
     values = {
         "bits a byte, any order": losses[0],
         "bits a byte, lambda cross-entropy": losses[1],
         "bits a byte, told the time (baseline)": timed,
+        "bits a byte, frequency of bytes (baseline)": frequency,
         "texts that differ with memo": differ,
         "calls without memo over with": calls,
         "time without memo over with": seconds,
@@ -32,6 +33,7 @@ def rows(losses=(2.0, 2.05), timed=2.0, differ=0.0, calls=16.0, seconds=10.0):
         ({"differ": 1.0}, False),
         ({"calls": 7.9}, False),
         ({"seconds": 3.9}, False),
+        ({"frequency": 2.1}, False),  # no better than the frequency of bytes
     ],
 )
 def test_every_part_of_the_claim_decides(change, holds):
