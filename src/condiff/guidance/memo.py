@@ -29,7 +29,7 @@ class Memo:
         calls: Calls of the denoiser.
         rows: Rows that were asked, over all calls.
 
-    Source: Ou et al. 2025 (RADD), section 3.3; per row, where theirs keeps or recomputes a whole batch.
+    Source: Ou et al. 2025 (RADD); per row, where theirs keeps or recomputes a whole batch.
     """
 
     def __init__(self, denoiser: Denoiser[Categorical]) -> None:
@@ -102,7 +102,7 @@ def expected_changes(num_steps: int, length: int) -> float:
 
     n (1 - (1 - 1/n)^l): n for a long text, l for many steps.
 
-    Source: Ou et al. 2025 (RADD), eq. 3.12, for log-linear noise and a uniform grid.
+    Source: Ou et al. 2025 (RADD), E-NFE, eqs. D.27 and D.29 for log-linear noise and a uniform grid.
     """
     return float(num_steps * -torch.expm1(length * torch.log1p(torch.tensor(-1.0 / num_steps, dtype=torch.float64))))
 

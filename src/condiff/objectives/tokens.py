@@ -1,7 +1,7 @@
 """Objectives for absorbing token diffusion: four forms of one bound on the negative log-likelihood.
 
 With S the set of masked positions and CE_S = sum over S of -log p(token | visible tokens), every form has the
-expectation of an average over all orders in which the tokens could be written one by one (Ou et al. 2025, theorem 2).
+expectation of an average over all orders in which the tokens could be written one by one (Ou et al. 2025).
 They differ in what is drawn and so in variance. All return nats a token.
 
 | objective       | draws                                  | loss of the draw                     |
@@ -67,7 +67,7 @@ class MaskedTokens:
         process: The absorbing process.
         shares: Law of lambda, the share of masks; its low end keeps 1 / lambda finite.
 
-    Source: Ou et al. 2025 (RADD), eq. 3.6; Sahoo et al. 2024, eq. 10, and Shi et al. 2024 for alpha = 1 - t.
+    Source: Ou et al. 2025 (RADD), lambda-DCE; Sahoo et al. 2024, eq. 10, and Shi et al. 2024 for alpha = 1 - t.
     """
 
     process: Absorbing
@@ -109,7 +109,7 @@ class ScoreEntropy:
         process: The absorbing process.
         times: Law of the training times.
 
-    Source: Lou et al. 2024 (SEDD), eq. 9; Ou et al. 2025 (RADD), eq. 3.1.
+    Source: Lou et al. 2024 (SEDD); Ou et al. 2025 (RADD), DSE.
     """
 
     process: Absorbing
@@ -150,7 +150,7 @@ class TimeCrossEntropy:
         process: The absorbing process.
         times: Law of the training times.
 
-    Source: Ou et al. 2025 (RADD), eq. 3.5.
+    Source: Ou et al. 2025 (RADD), t-DCE.
     """
 
     process: Absorbing
@@ -186,7 +186,7 @@ class AnyOrder:
     Args:
         process: The absorbing process.
 
-    Source: Uria et al. 2014; Hoogeboom et al. 2022; Ou et al. 2025 (RADD), eq. 3.8, with k stratified over the batch.
+    Source: Uria et al. 2014; Hoogeboom et al. 2022; Ou et al. 2025 (RADD), AO, with k stratified over the batch.
     """
 
     process: Absorbing

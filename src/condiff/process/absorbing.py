@@ -292,7 +292,7 @@ class TimeFree(nn.Module):
     Args:
         net: A `Headed` network; it always sees t = 0.
 
-    Source: Ou et al. 2025 (RADD), theorem 1.
+    Source: Ou et al. 2025 (RADD).
     """
 
     def __init__(self, net: nn.Module) -> None:

@@ -34,7 +34,7 @@ class TokenEuler:
 
     On log-linear noise with eps = 0 that is (t - s) / t, the same as Jump. The last step, to t = 0, reveals the rest.
 
-    Source: Lou et al. 2024 (SEDD), section 4.2; Ou et al. 2025 (RADD), appendix D.
+    Source: Lou et al. 2024 (SEDD); Ou et al. 2025 (RADD).
     """
 
     def init(self, x: Tensor, t: Tensor) -> State:
@@ -73,7 +73,7 @@ class Ordered:
     On a grid of as many equal steps as there are masks, one is revealed by each call. `State.memory["place"]` holds the
     share of masks at which each position is revealed.
 
-    Source: Ou et al. 2025 (RADD), algorithm 3 (lambda-sampling of a random order); on coarser grids a stratified Jump.
+    Source: Ou et al. 2025 (RADD), sampling in a random order; on coarser grids a stratified Jump.
     """
 
     def init(self, x: Tensor, t: Tensor) -> State:
