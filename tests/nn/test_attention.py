@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from nn.nets import normal, scrambled
 from torch.autograd import forward_ad
 
 from condiff.nn import CrossAttention, SelfAttention, attend, block_causal
+from condiff.nn.attention import rotary, rotate
 
 
 def reference(q, k, v, mask):
@@ -76,3 +79,37 @@ def test_cross_attention_reads_visible_tokens_only_and_in_no_order():
 def test_a_width_without_heads_is_refused():
     with pytest.raises(ValueError, match="does not divide into 2 heads"):
         SelfAttention(17, head_width=8)
+
+
+def test_rotary_scores_depend_on_the_distance_alone_and_keep_lengths():
+    """<R(p) q, R(p + d) k> is one number for every p, another for every d, and |R q| = |q|."""
+    g = torch.Generator().manual_seed(3)
+    q, k = (torch.randn(1, 1, 8, generator=g).expand(1, 6, 8) for _ in range(2))
+    for start in (0, 1000):
+        cos, sin = rotary(torch.arange(start, start + 6), 8)
+        turned, keys = rotate(q, 1, cos, sin), rotate(k, 1, cos, sin)
+        scores = turned[0] @ keys[0].T
+        for distance in range(-5, 6):
+            line = scores.diagonal(distance)
+            torch.testing.assert_close(line, line[:1].expand_as(line), atol=2e-4, rtol=0.0)
+        assert len({round(float(scores.diagonal(d)[0]), 3) for d in range(-5, 6)}) == 11
+        torch.testing.assert_close(turned.norm(dim=-1), q.norm(dim=-1))
+
+
+def test_rotary_turns_each_head_by_its_own_features():
+    """By definition: (a, b) -> (a cos - b sin, a sin + b cos) with a and b the halves of a head."""
+    x = torch.arange(16.0).reshape(1, 2, 8)
+    cos, sin = rotary(torch.tensor([0, 2]), 4)
+    out = rotate(x, 2, cos, sin)
+    torch.testing.assert_close(out[:, 0], x[:, 0])
+    for head in range(2):
+        for i, f in enumerate((3.0, 3e-3)):
+            a, b = float(x[0, 1, 4 * head + i]), float(x[0, 1, 4 * head + 2 + i])
+            c, s = math.cos(2 * f), math.sin(2 * f)
+            assert float(out[0, 1, 4 * head + i]) == pytest.approx(a * c - b * s, rel=1e-5)
+            assert float(out[0, 1, 4 * head + 2 + i]) == pytest.approx(a * s + b * c, rel=1e-5)
+
+
+def test_rotary_needs_an_even_head():
+    with pytest.raises(ValueError, match="even width"):
+        rotary(torch.arange(3), 5)

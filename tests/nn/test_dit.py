@@ -40,10 +40,10 @@ def test_the_future_does_not_reach_the_past(block, frames):
     assert change[first:].min() > 1e-4
 
 
-@pytest.mark.parametrize("frames", [False, True])
-def test_remembered_blocks_equal_the_whole_sequence(frames):
+@pytest.mark.parametrize(("frames", "rotary"), [(False, False), (True, False), (False, True)])
+def test_remembered_blocks_equal_the_whole_sequence(frames, rotary):
     layout = Frames(2) if frames else Tokens(2)
-    net = scrambled(DiT(layout, DIT, patch=2, block=2, schema=FLAT)).double()
+    net = scrambled(DiT(layout, DIT, patch=2, block=2, schema=FLAT, rotary=rotary)).double()
     x = normal(3, 8, 2, 3, 5) if frames else normal(3, 8, 2)
     x = x.double()
     cond = Condition.of(label=torch.tensor([0, 2, 1]))
@@ -103,6 +103,52 @@ def test_a_context_cut_at_the_front_keeps_its_place():
     assert not torch.allclose(out, full, atol=1e-4)
     moved = Condition.of(**{**cut, "context.position": torch.tensor([2])})
     assert not torch.allclose(net(x[:, 5:], torch.tensor(0.5), moved), out, atol=1e-4)
+
+
+def test_rotary_attention_needs_no_place_of_its_own_and_tells_orders_apart():
+    """A window and the same window 50 tokens later are one to it; the same tokens in another order are not."""
+    net = scrambled(DiT(Tokens(2), DiTSize(16, 2, head_width=8), block=1, rotary=True)).double()
+    x, t = normal(1, 6, 2).double(), torch.tensor(0.5)
+    cond = net.remember(None, x[:, :3])
+    late = Condition.of(**{**cond.values, "context.position": cond.values["context.position"]})
+    out = net(x[:, 3:], t, late)
+    assert not torch.allclose(net(x[:, 3:].flip(1), t, late).flip(1), out, atol=1e-3)
+    moved = {k: v for k, v in cond.values.items()}
+    moved["context.length"], moved["context.position"] = torch.tensor([0]), torch.tensor([50])
+    torch.testing.assert_close(net(x[:, 3:], t, Condition.of(**moved)), net(x[:, 3:], t), atol=1e-4, rtol=1e-4)
+
+
+def test_a_local_convolution_mixes_neighbours_where_attention_does_not():
+    net = DiT(Tokens(2), DiTSize(16, 1, head_width=8), local=3, rotary=True)
+    with torch.no_grad():
+        net.out.weight.normal_()
+        net.blocks[0].attention.out.weight.zero_()
+    x, t = normal(1, 7, 2), torch.tensor(0.5)
+    other = x.clone()
+    other[:, 3] += 1
+    # Gates are closed, so all that moves between tokens is the convolution.
+    changed = (net(other, t) - net(x, t)).abs().amax((0, 2)) > 1e-6
+    assert changed.tolist() == [False, False, True, True, True, False, False]
+
+
+def test_open_gates_let_a_fresh_network_mix_its_tokens():
+    for is_open in (False, True):
+        torch.manual_seed(0)
+        net = DiT(Tokens(2), DIT, open=is_open)
+        gates = net.film.bias.view(-1, DIT.width)
+        expected = torch.zeros(len(gates))
+        expected[[k for i in range(DIT.depth) for k in (6 * i + 2, 6 * i + 5)]] = float(is_open)
+        assert torch.equal(gates.mean(1), expected)
+        assert torch.equal(gates.var(1), torch.zeros(len(gates)))
+
+
+def test_what_is_for_sequences_is_refused_elsewhere():
+    for wrong in ({"rotary": True}, {"local": 3}):
+        with pytest.raises(ValueError, match="are for sequences"):
+            DiT(Grid(2, 2), DIT, **wrong)
+    for wrong in ({"local": 2}, {"local": -1}, {"local": 3, "block": 2}):
+        with pytest.raises(ValueError, match="local must be odd"):
+            DiT(Tokens(2), DIT, **wrong)
 
 
 def test_what_cannot_be_remembered_is_refused():

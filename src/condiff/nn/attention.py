@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from condiff.nn.direct import direct, forward_mode
+from condiff.nn.embed import frequencies
 
 _SHORT = 512
 """Up to about this many keys, two batched products in bf16 beat the fused CPU kernel, which gains nothing from bf16."""
@@ -62,6 +63,37 @@ def block_causal(count: int, block: int, device: torch.device, start: Tensor | N
     return index[..., :, None] >= index[..., None, :]
 
 
+def rotary(place: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines of the angles by which queries and keys at a place are turned.
+
+    theta_i = f_i place, f_i from 3 down to 0.003 in equal ratios
+
+    Args:
+        place: Places in the whole sequence, (N,) or (B, N).
+        head_width: Features of a head D, even.
+
+    Returns: Two tensors, each (N, 1, D / 2) or (B, N, 1, D / 2), float32.
+
+    Raises:
+        ValueError: If the head width is odd.
+
+    Source: Su et al. 2021 (RoFormer), with frequencies from 3 instead of from 1: nearly half a turn from a token to the
+        next, so that a head tells its neighbours apart. A byte model of 0.4 M parameters was at 3.33 bits after 400
+        steps instead of 3.54.
+    """
+    if head_width % 2:
+        raise ValueError(f"rotary attention needs heads of an even width, got {head_width}")
+    angle = place.float()[..., None, None] * frequencies(head_width // 2, 3e-3, 3.0).to(place.device)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the two halves of each head's features of x (B, N, width) against each other by the angles of `rotary`."""
+    a, b = x.unflatten(-1, (heads, 2, -1)).unbind(-2)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return torch.stack([a * cos - b * sin, a * sin + b * cos], -2).flatten(-3)
+
+
 def _heads(width: int, head_width: int) -> int:
     heads = max(1, width // head_width)
     if width % heads:
@@ -91,7 +123,12 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | None = None, past: tuple[Tensor, Tensor] | None = None
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        past: tuple[Tensor, Tensor] | None = None,
+        turn: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Mix the tokens.
 
@@ -99,10 +136,13 @@ class SelfAttention(nn.Module):
             x: Tokens (B, N, width).
             mask: Bool, broadcastable to (B, 1, N, P + N): may the query see the key? None is yes for all.
             past: Keys and values of P earlier tokens, each (B, P, width), as an earlier call returned them.
+            turn: Cosines and sines from `rotary` for rotary attention, or None. Keys are returned turned.
 
         Returns: The mixed tokens (B, N, width), and the keys and values of these N tokens, each (B, N, width).
         """
         q, k, v = self.qkv(x).chunk(3, -1)
+        if turn is not None:
+            q, k = rotate(q, self.heads, *turn), rotate(k, self.heads, *turn)
         keys, values = k, v
         if past is not None:
             keys, values = torch.cat([past[0].to(k.dtype), k], 1), torch.cat([past[1].to(v.dtype), v], 1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from condiff.core.condition import Condition, Kind
-from condiff.nn.attention import CrossAttention, SelfAttention, block_causal
+from condiff.nn.attention import CrossAttention, SelfAttention, block_causal, rotary
 from condiff.nn.context import PREFIX, Context, extend, read
 from condiff.nn.embed import Conditions, Encoded, TimeEmbedding, grid_positions
 from condiff.nn.init import initialise
@@ -69,12 +69,14 @@ class DiTSize:
 class Block(nn.Module):
     """Transformer block whose branches are modulated and gated per row or per token (adaLN-zero).
 
-    x += gate1 * attention(norm(x) * (1 + scale1) + shift1); x += cross(norm(x)), if the schema has tokens;
-    x += gate2 * mlp(norm(x) * (1 + scale2) + shift2)
+    x += conv(x), if it mixes neighbours; x += gate1 * attention(norm(x) * (1 + scale1) + shift1);
+    x += cross(norm(x)), if the schema has tokens; x += gate2 * mlp(norm(x) * (1 + scale2) + shift2)
     """
 
-    def __init__(self, size: DiTSize, context_width: int | None) -> None:
+    def __init__(self, size: DiTSize, context_width: int | None, local: int = 0) -> None:
         super().__init__()
+        width = size.width
+        self.local = nn.Conv1d(width, width, local, padding=local // 2, groups=width) if local else None
         self.attention = SelfAttention(size.width, head_width=size.head_width)
         self.cross = (
             CrossAttention(size.width, context_width, head_width=size.head_width) if context_width is not None else None
@@ -89,6 +91,7 @@ class Block(nn.Module):
         said: Encoded,
         mask: Tensor | None,
         past: tuple[Tensor, Tensor] | None,
+        turn: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Map tokens (B, T, S, W) to the same shape, and return their keys and values, each (B, T * S, W).
 
@@ -98,10 +101,14 @@ class Block(nn.Module):
             said: The encoded condition.
             mask: Bool, broadcastable to (B, 1, T * S, P + T * S), or None.
             past: Keys and values of P earlier tokens, or None.
+            turn: Angles of rotary attention, or None.
         """
         shift1, scale1, gate1, shift2, scale2, gate2 = film
         shape = x.shape[1:3]
-        mixed, kept = self.attention(modulate(rms_norm(x), scale1, shift1).flatten(1, 2), mask=mask, past=past)
+        if self.local is not None:
+            x = x + self.local(x.flatten(1, 2).transpose(1, 2)).transpose(1, 2).unflatten(1, shape)
+        normed = modulate(rms_norm(x), scale1, shift1).flatten(1, 2)
+        mixed, kept = self.attention(normed, mask=mask, past=past, turn=turn)
         x = gate(x, gate1, mixed.unflatten(1, shape))
         if self.cross is not None and said.tokens is not None and said.visible is not None:
             x = x + self.cross(rms_norm(x).flatten(1, 2), said.tokens, said.visible).unflatten(1, shape)
@@ -129,9 +136,14 @@ class DiT(nn.Module):
         out_channels: Channels out; the state's own if None. A net of K - 1 heads has a multiple of those.
         max_frequency: Highest angular frequency of the time embedding, see `TimeEmbedding`.
         min_frequency: Lowest angular frequency of the time embedding.
+        rotary: Rotary attention in place of positions at the entry, for sequences.
+        local: Tokens that a depthwise convolution mixes before each attention, odd; 0 is none. For sequences in which
+            all see all.
+        open: Start with all gates at 1 instead of 0, so that fresh blocks mix their tokens.
 
     Raises:
-        ValueError: If patch or block is not positive, or block is given for a layout without a time axis.
+        ValueError: If patch or block is not positive, block is given for a layout without a time axis, rotary or local
+            for one that is no sequence, or local is even or given with block.
 
     Source: Peebles and Xie 2023 (DiT), with RMS norm instead of layer norm and one linear layer for the modulations of
         all blocks.
@@ -148,13 +160,21 @@ class DiT(nn.Module):
         out_channels: int | None = None,
         max_frequency: float = 1000.0,
         min_frequency: float = 0.1,
+        rotary: bool = False,
+        local: int = 0,
+        open: bool = False,
     ) -> None:
         super().__init__()
         if patch < 1 or (block is not None and block < 1):
             raise ValueError(f"patch and block must be positive, got patch={patch}, block={block}")
         if block is not None and not layout.timed:
             raise ValueError(f"causal blocks need a layout with a time axis, Frames or Tokens, got {layout}")
+        if (rotary or local) and layout.ndim != 1:
+            raise ValueError(f"rotary and local are for sequences, got {layout}")
+        if local and (local < 0 or local % 2 == 0 or block is not None):
+            raise ValueError(f"local must be odd, and 0 with causal blocks; got local={local}, block={block}")
         self.layout, self.block, width = layout, block, size.width
+        self.rotary = size.head_width if rotary else 0
         self.patch = (1,) * layout.timed + (patch,) * (layout.ndim - layout.timed)
         self.out_channels = layout.channels if out_channels is None else out_channels
         self.time = TimeEmbedding(width, max_frequency=max_frequency, min_frequency=min_frequency)
@@ -162,11 +182,15 @@ class DiT(nn.Module):
         channels = layout.channels + self.conditions.picture_channels
         self.enter = nn.Linear(channels * prod(self.patch), width)
         context_width = width if self.conditions.tokens else None
-        self.blocks = nn.ModuleList([Block(size, context_width) for _ in range(size.depth)])
+        self.blocks = nn.ModuleList([Block(size, context_width, local) for _ in range(size.depth)])
         self.film = nn.Linear(width, (6 * size.depth + 2) * width)
         self.out = nn.Linear(width, self.out_channels * prod(self.patch))
         cross = [module.out for module in self.modules() if isinstance(module, CrossAttention)]
         initialise(self, zero=[self.film, self.out, *cross])
+        if open:
+            with torch.no_grad():
+                parts = self.film.bias.view(6 * size.depth + 2, width)
+                parts[2 : 6 * size.depth : 3] = 1.0
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
         """Apply the network.
@@ -226,14 +250,20 @@ class DiT(nn.Module):
         patches, cells = _patchify(fields, self.patch)
         times = cells[0] if self.layout.timed else 1
         context = None if self.block is None else read(cond, len(self.blocks), grid, prod(cells) // times)
-        tokens = self.enter(patches) + self._positions(cells, context, grid.device).to(patches.dtype)
+        tokens = self.enter(patches)
+        turn = None
+        if self.rotary:
+            turn = rotary(self._places(cells, context, grid.device)[0], self.rotary)
+        else:
+            axes = self._places(cells, context, grid.device)
+            tokens = tokens + grid_positions(axes, self.enter.out_features).to(patches.dtype)
         tokens = tokens.unflatten(1, (times, -1))
         film = self._films(t, said)
         mask = self._mask(times, tokens.shape[2], context, grid.device)
         kept = []
         for i, body in enumerate(self.blocks):
             past = None if context is None or not context.layers else context.layers[i]
-            tokens, new = body(tokens, film[6 * i : 6 * i + 6], said, mask, past)
+            tokens, new = body(tokens, film[6 * i : 6 * i + 6], said, mask, past, turn)
             kept.append(new)
         return tokens, film, kept
 
@@ -245,12 +275,13 @@ class DiT(nn.Module):
             embedding = embedding + said.vector[:, None]
         return self.film(nn.functional.silu(embedding))[:, :, None].split(self.enter.out_features, -1)  # type: ignore[no-any-return]
 
-    def _positions(self, cells: list[int], context: Context | None, device: torch.device) -> Tensor:
+    def _places(self, cells: list[int], context: Context | None, device: torch.device) -> list[Tensor]:
+        """Return the places of the cells along every axis, (n,) each, or (B, n) on the first after a context."""
         axes = [torch.arange(n, device=device) for n in cells]
         if context is not None and context.layers:
             axes = [axis.expand(context.position.shape[0], -1) for axis in axes]
             axes[0] = axes[0] + context.position[:, None]
-        return grid_positions(axes, self.enter.out_features)
+        return axes
 
     def _mask(self, times: int, cells: int, context: Context | None, device: torch.device) -> Tensor | None:
         if self.block is None:

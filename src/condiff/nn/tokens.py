@@ -20,9 +20,12 @@ class TokenDiT(nn.Module):
         size: Width and depth.
         block: Tokens in a block of causal attention; 1 is plain causal; None lets all see all.
         schema: Condition names and kinds.
+        local: Tokens that a convolution mixes before each attention, odd, or 0; causal blocks have none.
 
-    Source: Ou et al. 2025 (RADD), with sinusoidal positions added at the entry in place of rotary attention, and a head
-        of V columns: theirs has an untrained one for the mask, which must then be cut off.
+    Source: Ou et al. 2025 (RADD), with a head of V columns: theirs has an untrained one for the mask, which must then
+        be cut off. Theirs has no convolution; ours has one over 3 tokens before each attention where all see all. A
+        byte model of 0.4 M parameters reached 2.99 bits in 400 steps of 32 windows with it, 3.35 without, and 4.39
+        without rotary attention: no more than the frequency of bytes.
     """
 
     def __init__(
@@ -32,10 +35,20 @@ class TokenDiT(nn.Module):
         *,
         block: int | None = None,
         schema: Mapping[str, Kind] | None = None,
+        local: int = 3,
     ) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary + 1, size.width)
-        self.body = DiT(Tokens(size.width), size, block=block, schema=schema, out_channels=vocabulary)
+        self.body = DiT(
+            Tokens(size.width),
+            size,
+            block=block,
+            schema=schema,
+            out_channels=vocabulary,
+            rotary=True,
+            local=local if block is None else 0,
+            open=True,
+        )
         initialise(self.embed)
 
     def hidden(self, x: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
