@@ -118,6 +118,7 @@ STOCHASTIC = {
     "Langevin": solvers.Langevin(2),
     "Corrected": solvers.Corrected(solvers.Multistep(2), 1),
     "Perturbed": solvers.Perturbed(solvers.Heun(), 0.2),
+    "Renoise": solvers.Renoise(),
     "Prior": solvers.Prior(Shrinking(), 0.55, solvers.Jump(1.0)),
     # Not random themselves; here they get every law but the measured order, which needs a matching closed form.
     "Teleport": solvers.Teleport(Shrinking(), 0.55, solvers.Adams(2)),
@@ -206,6 +207,7 @@ def guidance_stacks(proc: Gaussian) -> dict[str, object]:
         "CFG": guidance.CFG(plain, 2.5),
         "Interval": guidance.CFG(plain, 2.5, when=guidance.Interval(0.3, 0.8)),
         "Rescaled": guidance.Rescaled(plain, 2.5),
+        "ResidualCFG": guidance.ResidualCFG(plain, proc, 1.5),
         "Autoguidance": guidance.Autoguidance(plain, weak, 1.7),
         "Composed": guidance.Composed(plain, {"label": 2.0}),
         "ByTime": guidance.ByTime((plain, weak), (0.5,)),

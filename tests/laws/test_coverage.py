@@ -12,7 +12,7 @@ PACKAGES = [process, solvers, guidance, objectives, oracles, codecs, nn]
 WITHOUT = {
     "Bridge", "Clock", "Coupling", "pair_cost", "Frame", "Grid", "Latent", "Masking", "TimeLaw", "draw_times",  # process
     "Diffusion", "Ending", "Pool",  # solvers
-    "Energy", "expected_calls", "expected_changes", "from_omega",  # guidance
+    "ANCHOR", "Energy", "by_first", "by_input", "expected_calls", "expected_changes", "from_omega",  # guidance
     "Weight", "step_divergence",  # objectives
     "Known", "at_noise",  # solvers
     "clusters", "endpoints", "patches", "ring",  # oracles

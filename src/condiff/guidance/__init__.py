@@ -5,9 +5,11 @@ from condiff.guidance.energy import Classifier, CleanLoss, Energy, Guided, Sum
 from condiff.guidance.experts import ByTime
 from condiff.guidance.linear import LinearReward
 from condiff.guidance.memo import Memo, expected_calls, expected_changes
+from condiff.guidance.residual import ANCHOR, ResidualCFG, by_first, by_input
 from condiff.guidance.tokens import Temperature, TopK, TopP
 
 __all__ = [
+    "ANCHOR",
     "CFG",
     "Autoguidance",
     "ByTime",
@@ -21,10 +23,13 @@ __all__ = [
     "LinearReward",
     "Memo",
     "Rescaled",
+    "ResidualCFG",
     "Sum",
     "Temperature",
     "TopK",
     "TopP",
+    "by_first",
+    "by_input",
     "expected_calls",
     "expected_changes",
     "from_omega",

@@ -6,6 +6,7 @@ from condiff.solvers.implicit import Implicit
 from condiff.solvers.jump import Jump
 from condiff.solvers.multistep import Multistep, UniPC
 from condiff.solvers.perturbed import Perturbed
+from condiff.solvers.renoise import Renoise
 from condiff.solvers.rungekutta import Euler, Heun, Midpoint
 from condiff.solvers.sde import SDE, Anderson, Bump, Constant, Corrected, Diffusion, Langevin, Proportional
 from condiff.solvers.teleport import Known, Prior, Teleport, at_noise
@@ -40,6 +41,7 @@ __all__ = [
     "Prior",
     "Proportional",
     "Released",
+    "Renoise",
     "Teleport",
     "TokenEuler",
     "UniPC",
