@@ -248,7 +248,7 @@ def test_scores_equal_the_evaluator_of_gluonts():
             for w in range(6)
         ]
         forecasts = [QuantileForecast(found[w], start + 48, [str(level) for level in levels]) for w in range(6)]
-        theirs, items = Evaluator(quantiles=levels, seasonality=7, num_workers=0)(targets, forecasts)
+        theirs, _ = Evaluator(quantiles=levels, seasonality=7, num_workers=0)(targets, forecasts)
     deciles = np.mean([theirs[f"wQuantileLoss[{level}]"] for level in LEVELS])
     assert weighted_quantile_loss(draws, truth).value == pytest.approx(deciles, rel=1e-9)
     assert weighted_quantile_loss(draws, truth, levels).value == pytest.approx(theirs["mean_wQuantileLoss"], rel=1e-9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def sniff(path: str | os.PathLike[str]) -> str:
         return found.kind
     if kind in files.TABLES:
         return "series" if tables.parse(place, 500).times else "vectors"
+    if kind in (".json", ".jsonl") and _holds_entries(place):
+        return "series"
     if kind in files.TEXTS:
         return "text"
     if kind in files.IMAGES:
@@ -70,3 +73,13 @@ def _sniff_folder(place: Path) -> str:
         else "add .png, .jpg, .bmp, .webp, .gif or .txt files"
     )
     raise ValueError(f"{place}: no images or text files in this folder ({holds}); {remedy}")
+
+
+def _holds_entries(place: Path) -> bool:
+    """Does a file hold series as JSON lines: objects with "start" and "target"?"""
+    try:
+        first = files.text(place).lstrip().split("\n", 1)[0]
+        entry = json.loads(first)
+    except (ValueError, OSError):
+        return False
+    return isinstance(entry, dict) and {"start", "target"} <= entry.keys() and isinstance(entry["target"], list)

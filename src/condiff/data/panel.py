@@ -9,18 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condiff.data import files
+from condiff.data.frequency import CALENDAR, Frequency, infer, moment
 from condiff.data.splits import borders
 from condiff.data.tables import Table
 
 SHARES = (0.8, 0.1)
 """Shares of train and validation along time; the rest is test."""
-
-CALENDAR = 1.2
-"""Steps whose longest is at most this much longer than the shortest are one calendar step (months, years, summer
-time)."""
-
-PERIODS = ((3600.0, 24), (1800.0, 48), (900.0, 96), (86400.0, 7), (604800.0, 52))
-"""Steps in seconds and how many make the natural period; months are found by their length."""
 
 
 @final
@@ -47,7 +41,7 @@ class Panel:
     Args:
         items: One item for a wide table, one an item name for a long table.
         channels: Names of the value columns.
-        step: Seconds between rows (the median).
+        frequency: The step from row to row, one for all items.
         inserted: Rows that were missing from the grid and were inserted as NaN.
         problems: What stops the table from being used as series.
         remarks: What is odd but can be used.
@@ -55,18 +49,20 @@ class Panel:
 
     items: tuple[Item, ...]
     channels: tuple[str, ...]
-    step: float
+    frequency: Frequency
     inserted: int
     problems: tuple[str, ...]
     remarks: tuple[str, ...]
 
     @property
+    def step(self) -> float:
+        """Seconds between rows, their mean if they vary."""
+        return self.frequency.seconds
+
+    @property
     def period(self) -> int:
         """Steps in a natural period: a day of hours, a week of days, a year of months; 1 if there is none."""
-        days = self.step / 86400
-        if 28 <= days <= 31:
-            return 12
-        return next((period for step, period in PERIODS if abs(self.step - step) < 0.01 * step), 1)
+        return self.frequency.period
 
     @property
     def missing(self) -> int:
@@ -89,25 +85,30 @@ def panel(table: Table) -> Panel:
     column = table.item
     keys = np.array(table.names[column] if column else [""] * table.num_rows)
     items = []
-    steps: list[float] = []
+    found: list[tuple[str, Frequency]] = []
     inserted = 0
     for key in dict.fromkeys(keys.tolist()):
         chosen = (keys == key) & np.isfinite(table.seconds)
         item = Item(str(key), table.seconds[chosen], values[chosen])
         label = f"item {key}: " if column else ""
-        completed, added = _regular(item, label, problems, remarks)
-        inserted += added
+        completed, frequency = _regular(item, label, problems, remarks)
+        inserted += len(completed.seconds) - len(item.seconds)
         items.append(completed)
-        if len(completed.seconds) > 1:
-            steps.append(float(np.median(np.diff(completed.seconds))))
+        if frequency is not None and frequency.seconds:
+            found.append((str(key), frequency))
         for place, name in enumerate(channels):
             if len(completed.values) and np.isnan(completed.values[:, place]).all():
                 problems.append(f"{label}column {name} has no value at all: remove it")
+    step = found[0][1] if found else Frequency(0.0)
+    odd = next(((key, other) for key, other in found if not step.like(other)), None)
+    if odd is not None:
+        problems.append(
+            f"item {found[0][0]} has a value every {step.name}, but item {odd[0]} every {odd[1].name}: give series of "
+            "different frequency in files of their own"
+        )
     if inserted:
         remarks.append(f"{inserted} time(s) are missing from the grid and count as missing values")
-    return Panel(
-        tuple(items), channels, float(np.median(steps)) if steps else 0.0, inserted, tuple(problems), tuple(remarks)
-    )
+    return Panel(tuple(items), channels, step, inserted, tuple(problems), tuple(remarks))
 
 
 def filled(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -125,7 +126,7 @@ def windows(length: int, start: int, stop: int, stride: int) -> NDArray[np.int64
     return np.arange(start, stop - length + 1, stride, dtype=np.int64)
 
 
-def _regular(item: Item, label: str, problems: list[str], remarks: list[str]) -> tuple[Item, int]:
+def _regular(item: Item, label: str, problems: list[str], remarks: list[str]) -> tuple[Item, Frequency | None]:
     order = np.argsort(item.seconds, kind="stable")
     if (np.diff(item.seconds) < 0).any():
         remarks.append(f"{label}rows are not in order of time; they are sorted on reading")
@@ -133,37 +134,35 @@ def _regular(item: Item, label: str, problems: list[str], remarks: list[str]) ->
     gaps = np.diff(seconds)
     twice = np.unique(seconds[1:][gaps == 0])
     if len(twice):
-        shown = files.listed([_moment(moment) for moment in twice])
-        problems.append(f"{label}{len(twice)} time(s) appear more than once ({shown}): keep one row for each")
-        return Item(item.name, seconds, values), 0
-    if len(gaps) == 0 or gaps.max() <= CALENDAR * gaps.min():
-        return Item(item.name, seconds, values), 0
-    step = float(np.median(gaps))
-    places = (seconds - seconds[0]) / step
-    whole = np.rint(places)
-    if len(np.unique(whole)) != len(whole) or (np.abs(places - whole) > 0.1).any():
-        if 27 <= step / 86400 <= 32:
-            return _months(item.name, seconds, values)
+        shown = files.listed([moment(time) for time in twice])
+        clocks = _clocks_set_back(twice, seconds)
+        remedy = "write times in UTC or with their offset, such as +02:00" if clocks else "keep one row for each"
+        why = ", as on local clocks when summer time ends" if clocks else ""
+        problems.append(f"{label}{len(twice)} time(s) appear more than once ({shown}){why}: {remedy}")
+        return Item(item.name, seconds, values), None
+    frequency = infer(seconds)
+    if frequency is None:
+        step = float(np.median(gaps))
         odd = int(np.argmax(np.abs(gaps / step - np.rint(gaps / step))))
         problems.append(
             f"{label}times have no regular step (usually {step:g} s, but {gaps[odd]:g} s after "
-            f"{_moment(seconds[odd])}): "
+            f"{moment(seconds[odd])}): "
             "resample to a regular step"
         )
-        return Item(item.name, seconds, values), 0
-    full = np.full((int(whole[-1]) + 1, values.shape[1]), np.nan)
-    full[whole.astype(np.int64)] = values
-    return Item(item.name, seconds[0] + step * np.arange(len(full)), full), len(full) - len(values)
+        return Item(item.name, seconds, values), None
+    places = frequency.places(seconds) if len(gaps) and gaps.max() > CALENDAR * gaps.min() else None
+    if places is None or places[-1] == len(places) - 1:
+        return Item(item.name, seconds, values), frequency
+    full = np.full((int(places[-1]) + 1, values.shape[1]), np.nan)
+    full[places] = values
+    grid = np.concatenate([seconds[:1], frequency.after(float(seconds[0]), len(full) - 1)])
+    grid[places] = seconds
+    return Item(item.name, grid, full), frequency
 
 
-def _months(name: str, seconds: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[Item, int]:
-    """Complete monthly rows, whose steps are 28 to 31 days."""
-    months = seconds.astype("datetime64[s]").astype("datetime64[M]")
-    grid = np.arange(months[0], months[-1] + 1)
-    full = np.full((len(grid), values.shape[1]), np.nan)
-    full[np.searchsorted(grid, months)] = values
-    return Item(name, grid.astype("datetime64[s]").astype(np.float64), full), len(full) - len(values)
-
-
-def _moment(seconds: float) -> str:
-    return str(np.datetime64(int(seconds), "s")).replace("T", " ")
+def _clocks_set_back(twice: NDArray[np.float64], seconds: NDArray[np.float64]) -> bool:
+    """Do times repeat as they do on local clocks: at one place in autumn, with a time left out in spring?"""
+    days = np.unique(np.floor(twice / 86400).astype(np.int64))
+    months = days.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64) % 12 + 1
+    small = len(twice) <= 4 * len(days) and float(np.median(np.diff(seconds))) < 86400
+    return bool(small and len(days) <= 1 + np.ptp(seconds) / (300 * 86400) and np.isin(months, (3, 4, 9, 10, 11)).all())

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-from functools import lru_cache
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from condiff.data import resource
 from condiff.data.batch import Dataset, Splits
 from condiff.data.columns import moments
-from condiff.data.panel import SHARES, Item, Panel, filled, windows
+from condiff.data.frequency import Frequency
+from condiff.data.hours import hours
+from condiff.data.panel import SHARES, Panel, filled, windows
 from condiff.data.splits import PARTS, borders
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-
-
-@lru_cache(maxsize=1)
-def hours() -> Item:
-    """Load two years of hourly traffic (vehicles an hour) and temperature (kelvin), NaN where nothing was measured.
-
-    Source: UCI Metro Interstate Traffic Volume (CC BY 4.0); see `bundled/LICENSES.md`.
-    """
-    text = gzip.decompress(resource.content("metro_traffic_hourly.csv.gz")).decode("utf-8")
-    rows = list(csv.DictReader(text.splitlines()))
-    values = np.array([[float(row[name] or "nan") for name in ("traffic_volume", "temp")] for row in rows])
-    seconds = np.array([row["datetime"] for row in rows], "datetime64[s]").astype(np.float64)
-    return Item("", seconds, values)
 
 
 def traffic(length: int = 192, stride: int = 24) -> Splits:
@@ -47,7 +31,7 @@ def traffic(length: int = 192, stride: int = 24) -> Splits:
         ValueError: If the length or stride does not fit.
     """
     item = hours()
-    panel = Panel((item,), ("traffic_volume", "temp"), 3600.0, 0, (), ())
+    panel = Panel((item,), ("traffic_volume", "temp"), Frequency(3600.0), 0, (), ())
     both = windowed(panel, length, stride, name="traffic", source="traffic")
 
     def part(whole: Dataset) -> Dataset:

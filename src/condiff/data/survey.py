@@ -153,6 +153,7 @@ def _series(table: tables.Table, path: str, steps: int, batch_size: int) -> Insp
         "layout": f"long, by {table.item}" if table.item else "wide, one column a series",
         "items": len(found.items),
         "steps_of_an_item": [min(lengths), max(lengths)],
+        "step": found.frequency.name,
         "step_seconds": found.step,
         "period": found.period,
         "missing_values": found.missing,

@@ -63,7 +63,11 @@ def parse(path: Path, most: int | None = None) -> Table:
     Raises:
         ValueError: If the file is damaged or not UTF-8; anything else is reported in `problems`.
     """
-    content = files.text(path)
+    return parse_text(files.text(path), path, most)
+
+
+def parse_text(content: str, path: Path, most: int | None = None) -> Table:
+    """Read the text of a CSV file; `path` is what it is called in messages."""
     lines = list(csv.reader(content.splitlines()[:most], delimiter=_delimiter(content)))
     numbered = [(number, [cell.strip() for cell in cells]) for number, cells in enumerate(lines, 1) if any(cells)]
     if not numbered:
@@ -96,7 +100,8 @@ def parse(path: Path, most: int | None = None) -> Table:
             continue
         values = [_number(cell) for cell in cells]
         wrong = [place for place, value in enumerate(values) if value is None]
-        if len(wrong) > len(cells) / 2:
+        tells_apart = times is not None and name.lower() in ITEMS  # numbers of items are names
+        if len(wrong) > len(cells) / 2 or tells_apart:
             names[name] = tuple(cells)
             continue
         if wrong:
@@ -130,8 +135,8 @@ def _number(cell: str) -> float | None:
         return None
 
 
-def _instant(cell: str) -> float | None:
-    """Seconds since 1970 of an ISO date or time (also 2024/01/31 and 2024-01), a time without zone taken as UTC."""
+def instant(cell: str) -> float | None:
+    """Read an ISO date or time (also 2024/01/31, 2024-01) as seconds since 1970, one without zone as UTC."""
     cell = cell.replace("/", "-") if re.match(r"\d{4}/", cell) else cell
     cell = f"{cell}-01" if re.fullmatch(r"\d{4}-\d{2}", cell) else cell
     if not re.match(r"\d{4}-", cell):
@@ -147,7 +152,7 @@ def _find_times(
     columns: dict[str, list[str]], lines: list[int], problems: list[str]
 ) -> tuple[str | None, NDArray[np.float64]]:
     for name, cells in columns.items():
-        moments = [_instant(cell) for cell in cells]
+        moments = [instant(cell) for cell in cells]
         wrong = [place for place, moment in enumerate(moments) if moment is None]
         if len(wrong) < len(cells) / 2:
             if wrong:

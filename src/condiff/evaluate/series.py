@@ -283,7 +283,7 @@ def band_coverage(draws: Tensor, truth: Tensor, share: float) -> Score:
 
 
 def pit(draws: Tensor, truth: Tensor, *, seed: int = 0) -> Tensor:
-    """Compute the probability integral transform of the truth: its randomised rank among the draws, uniform if calibrated.
+    """Compute the probability integral transform of the truth: its randomised rank among draws, uniform if calibrated.
 
     (number of draws below + u * (1 + number of draws equal)) / (N + 1), u uniform in [0, 1)
 
@@ -335,8 +335,8 @@ def pit_scores(draws: Tensor, truth: Tensor, *, seed: int = 0) -> list[Score]:
             "pit_spread",
             12.0 * ((u - 0.5).square() * known).sum(1),
             count,
-            f"12 * mean square of the randomised rank around 1/2 among {draws.shape[1]} draws; 1 is calibrated, more is "
-            "bands too narrow, less is too wide",
+            f"12 * mean square of the randomised rank around 1/2 among {draws.shape[1]} draws; 1 is calibrated, more "
+            "is bands too narrow, less is too wide",
         ),
     ]
 

@@ -1,0 +1,235 @@
+"""Series as people have them: wide and long tables, JSON lines, frames, gluonts; and what is said when they are broken."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from condiff.data import sniff
+from condiff.data.tracks import from_entries, from_frame, from_gluonts, read_tracks
+
+NAN = math.nan
+
+
+def days(count: int, start: str = "2024-01-01"):
+    return np.datetime64(start) + np.arange(count)
+
+
+def table(tmp_path: Path, *lines: str) -> Path:
+    path = tmp_path / "sales.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_a_wide_table_has_one_series_a_column_each_of_its_own_length(tmp_path: Path):
+    rows = [f"{day},{k if k >= 2 else ''},{10 * k if k < 7 else ''}" for k, day in enumerate(days(10))]
+    found = read_tracks(table(tmp_path, "date,north,south", *rows))
+    assert [track.name for track in found.tracks] == ["north", "south"]
+    assert found.frequency.name == "day"
+    north, south = found.tracks
+    assert north.values.tolist() == [2, 3, 4, 5, 6, 7, 8, 9]  # unequal lengths: what is missing at the ends is cut off
+    assert south.values.tolist() == [0, 10, 20, 30, 40, 50, 60]
+    assert north.seconds[0] == np.datetime64("2024-01-03").astype("datetime64[s]").astype(float)
+    assert len(south.seconds) == 7
+
+
+def test_a_long_table_has_one_series_an_item(tmp_path: Path):
+    rows = [f"{item},{day},{scale * k}" for item, scale, n in ((7, 1, 5), (3, 2, 9)) for k, day in enumerate(days(n))]
+    found = read_tracks(table(tmp_path, "item_id,timestamp,target", *rows[::-1]))  # items are numbers, rows unsorted
+    assert {track.name: len(track) for track in found.tracks} == {"3": 9, "7": 5}
+    assert found.tracks[0].values.tolist() == [2.0 * k for k in range(9)]
+
+
+def test_gaps_become_missing_values(tmp_path: Path):
+    rows = [f"{day},{k}" for k, day in enumerate(days(12)) if k not in (4, 5)]
+    rows[2] = rows[2].split(",")[0] + ",NA"
+    track = read_tracks(table(tmp_path, "date,v", *rows)).tracks[0]
+    np.testing.assert_array_equal(track.values, [0, 1, NAN, 3, NAN, NAN, 6, 7, 8, 9, 10, 11])
+    assert len(track.seconds) == 12
+
+
+def test_covariates_are_used_only_when_they_are_named(tmp_path: Path):
+    rows = [
+        f"a,{day},{k if k < 8 else ''},{100 + k},{'sun' if k % 2 else 'rain'},north" for k, day in enumerate(days(10))
+    ]
+    rows += [f"b,{day},{k},{200 + k},sun,south" for k, day in enumerate(days(10))]
+    path = table(tmp_path, "item_id,timestamp,target,price,weather,region", *rows)
+    plain = read_tracks(path)
+    assert plain.known == ()
+    assert any("price is not used" in remark for remark in plain.remarks)
+    found = read_tracks(path, known=("price", "weather", "region"))
+    assert found.known == ("price", "weather=rain", "weather=sun")
+    first, second = found.tracks
+    assert len(first) == 8
+    assert first.known.shape == (10, 3)  # two rows whose target is empty tell what is known of the future
+    assert first.known[9].tolist() == [109.0, 0.0, 1.0]
+    assert (first.classes, second.classes) == ({"region": "north"}, {"region": "south"})
+    assert first.until(5, 2).known.shape == (7, 3)
+    assert len(first.until(5, 2)) == 5
+    with pytest.raises(ValueError, match="series 'b': price is known until"):  # b's table ends with its last value
+        found.ahead(2)
+
+
+def test_looking_ahead_needs_what_is_known_in_advance(tmp_path: Path):
+    rows = [f"{day},{k if k < 8 else ''},{k}" for k, day in enumerate(days(10))]
+    path = table(tmp_path, "date,v,price", *rows)
+    with pytest.raises(
+        ValueError, match=r"price is known until 2024-01-10 .* need it 1 step\(s\) longer; add rows with an empty"
+    ):
+        read_tracks(path, known=("price",)).ahead(3)
+    ahead = read_tracks(table(tmp_path, "date,v", *(row.rsplit(",", 1)[0] for row in rows))).ahead(3).tracks[0]
+    assert len(ahead) == 8
+    assert (ahead.seconds[-3:] == days(3, "2024-01-09").astype("datetime64[s]").astype(float)).all()
+    with pytest.raises(ValueError, match="has one value, so nobody knows when the next one comes"):
+        read_tracks(table(tmp_path, "date,v", "2024-01-01,4")).ahead(3)
+
+
+def test_json_lines_of_gluonts(tmp_path: Path):
+    path = tmp_path / "data.json"
+    entries = [
+        {
+            "start": "2024-01-01",
+            "target": [1, None, 3],
+            "item_id": "a",
+            "feat_dynamic_real": [[5, 6, 7, 8]],
+            "feat_static_cat": [4],
+        },
+        {
+            "start": "2024-01-02 00:00",
+            "target": ["NaN", 2.5],
+            "item_id": "b",
+            "feat_dynamic_real": [[5, 6]],
+            "feat_static_cat": [2],
+        },
+    ]
+    path.write_text("\n".join(map(json.dumps, entries)) + "\n")
+    assert sniff(path) == "series"
+    with pytest.raises(ValueError, match=r'tell the frequency; add "freq": "h" to every line'):
+        read_tracks(path)
+    (tmp_path / "metadata.json").write_text('{"freq": "D", "prediction_length": 3}')
+    found = read_tracks(path, known=("price",))
+    assert found.frequency.name == "day"
+    np.testing.assert_array_equal(found.tracks[0].values, [1, NAN, 3])
+    assert found.tracks[0].known[:, 0].tolist() == [5, 6, 7, 8]
+    assert found.tracks[0].classes == {"static0": "4"}
+    assert found.tracks[1].values.tolist() == [2.5]
+    with pytest.raises(ValueError, match="1 row.s. of feat_dynamic_real, but 2 are named"):
+        read_tracks(path, known=("price", "promo"))
+
+
+@pytest.mark.parametrize(
+    ("freq", "name", "second"),
+    [("30min", "30 minutes", "2024-01-31T00:30"), ("B", "working day", "2024-02-01"), ("W-SUN", "week", "2024-02-07"), ("2H", "2 hours", "2024-01-31T02"),
+     ("ME", "month", "2024-02-29"), ("MS", "month", "2024-02-29"), ("QE-DEC", "3 months", "2024-04-30"), ("Y", "year", "2025-01-31")],
+)  # fmt: skip
+def test_frequencies_of_pandas(freq, name, second):
+    found = from_entries([{"start": "2024-01-31", "target": [1, 2]}], freq=freq)
+    assert found.frequency.name == name
+    assert found.tracks[0].seconds[1] == np.datetime64(second).astype("datetime64[s]").astype(float)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"target": [1]}, "entry 0 has no start"),
+        ({"start": "2024-01-01", "target": [[1, 2], [3, 4]]}, r"target of shape \(2, 2\)"),
+        ({"start": "soon", "target": [1]}, "starts at 'soon', which is no date"),
+        ({"start": "2024-01-01", "target": ["x"]}, "something that is no number"),
+        ({"start": "2024-01-01", "target": [None]}, "no entry has a value"),
+    ],
+)
+def test_broken_entries_are_explained(entry, message):
+    with pytest.raises(ValueError, match=message):
+        from_entries([entry], freq="D")
+    with pytest.raises(ValueError, match="frequency 'fortnight' is not known"):
+        from_entries([entry], freq="fortnight")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["date,v", "2024-01-01,1", "2024-01-01,2", "2024-01-02,3"], r"1 time\(s\) appear more than once \(2024-01-01 00:00:00\): keep one row"),
+        (["date,store,v", "2024-01-01,1,10.5", "2024-01-01,2,11"], r"if a column tells series apart, call it item_id \(store\?\)"),
+        (["item_id,date,v", *(f"a,2024-01-0{k},1" for k in (1, 2, 3)), *(f"b,2024-01-01 0{k}:00,1" for k in (1, 2, 3))],
+         "item a has a value every day, but item b every hour: give series of different frequency in files of their own"),
+        (["date,v", *(f"2024-10-27 0{h}:00,1" for h in (0, 1, 2, 2, 3, 4))], r"as on local clocks when summer time ends: write times in UTC or with their offset"),
+        (["date,v", *(f"2024-01-01 0{h},1" for h in ("0:00", "1:00", "2:00", "2:20", "3:20"))], "times have no regular step"),
+        (["date,v", "2024-01-01,", "2024-01-02,"], "no series has a value"),
+        (["a,b", "1,2", "3,4"], "no column of times"),
+        (["date,v", "2024-01-01,inf", "2024-01-02,1"], "column v: infinite in line 2"),
+    ],
+)  # fmt: skip
+def test_broken_series_are_explained_in_one_line(tmp_path: Path, lines, message):
+    path = table(tmp_path, *lines)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_tracks(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_odd_but_right(tmp_path: Path):
+    """Constants, zeros, runs of missing values, the hour that spring leaves out, and local times with their offset."""
+    rows = [f"{day},5,0,{k if k < 4 or k > 30 else ''}" for k, day in enumerate(days(40))]
+    found = read_tracks(table(tmp_path, "date,five,zero,hole", *rows))
+    assert np.isnan(found.tracks[2].values).sum() == 27
+    assert set(found.tracks[0].values) == {5.0}
+    hours = [f"2024-03-31 {h:02d}:00,{h}" for h in range(8) if h != 2]
+    assert (
+        np.isnan(read_tracks(table(tmp_path, "time,v", *hours)).tracks[0].values).tolist()
+        == [False] * 2 + [True] + [False] * 5
+    )
+    offset = [
+        "2024-10-27T01:00+02:00,1",
+        "2024-10-27T02:00+02:00,2",
+        "2024-10-27T02:00+01:00,3",
+        "2024-10-27T03:00+01:00,4",
+    ]
+    assert read_tracks(table(tmp_path, "time,v", *offset)).tracks[0].values.tolist() == [1, 2, 3, 4]
+
+
+def test_the_bundled_traffic():
+    found = read_tracks("traffic", known=("temperature",))
+    assert (len(found.tracks[0]), found.known, found.frequency.periods) == (17520, ("temperature",), (24, 168))
+    assert found.tracks[0].known.shape == (17520, 1)
+    with pytest.raises(ValueError, match="no column 'rain' to know in advance; there is temperature"):
+        read_tracks("traffic", known=("rain",))
+
+
+def test_frames_of_pandas():
+    pd = pytest.importorskip("pandas")
+    index = pd.date_range("2024-01-01", periods=6, freq="h", tz="Europe/Berlin")
+    wide = from_frame(pd.DataFrame({"a": range(6), "b": 2.0}, index=index))
+    assert [(t.name, t.values.tolist()) for t in wide.tracks] == [("a", [0, 1, 2, 3, 4, 5]), ("b", [2.0] * 6)]
+    assert wide.tracks[0].seconds[0] == index[0].timestamp()
+    long = pd.DataFrame(
+        {"item_id": ["x"] * 3 + ["y"] * 2, "timestamp": [*index[:3], *index[:2]], "target": [1, 2, 3, 4, np.nan]}
+    )
+    assert {t.name: t.values.tolist() for t in from_frame(long).tracks} == {"x": [1, 2, 3], "y": [4]}
+    months = pd.DataFrame({"v": range(24)}, index=pd.period_range("2020-01", periods=24, freq="M"))
+    assert from_frame(months).frequency.name == "month"
+
+
+@pytest.mark.slow  # the import of gluonts alone takes four seconds
+def test_data_sets_of_gluonts():
+    pytest.importorskip("gluonts")
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pandas as pd
+        from gluonts.dataset.common import ListDataset
+        from gluonts.dataset.pandas import PandasDataset
+
+        frame = pd.DataFrame({"target": np.arange(10.0)}, index=pd.date_range("2024-01-01", periods=10, freq="D"))
+        made = [
+            ListDataset([{"start": "2024-01-01", "target": np.arange(10.0), "item_id": "a"}], freq="D"),
+            PandasDataset({"a": frame}),
+        ]
+        for dataset in made:
+            found = from_gluonts(dataset)
+            assert found.frequency.name == "day"
+            assert [(t.name, t.values.tolist()) for t in found.tracks] == [("a", list(range(10)))]
