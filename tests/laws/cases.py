@@ -285,6 +285,7 @@ INSTANCES: dict[str, object] = {
     "Antithetic": objectives.Antithetic(objectives.Denoising(BRIDGE, process.Velocity())),
     "Denoising": objectives.Denoising(FLOW, process.Velocity()),
     "Coupled": objectives.Coupled(objectives.Denoising(FLOW, process.Velocity()), FLOW, process.MinibatchOT()),
+    "Revealing": objectives.Revealing(objectives.Denoising(FLOW, process.Velocity(), cells="counted"), 2),
     "Dropping": objectives.Dropping(objectives.Denoising(FLOW, process.Velocity()), {"label": 0.5}),
     "MaskedTokens": objectives.MaskedTokens(process.Absorbing(3)),
     "ScoreEntropy": objectives.ScoreEntropy(process.Absorbing(3)),
@@ -324,5 +325,6 @@ INSTANCES: dict[str, object] = {
     "SubspaceScore": nets.SubspaceScore(6, nets.MLP(2, 16, 1), 2, Flow()),
     "UNet": nets.UNet(nets.Grid(1, 2), nets.UNetSize((8, 16), embed_width=16, head_width=8), schema=SCHEMA),
     "TokenDiT": nets.TokenDiT(5, nets.DiTSize(16, 1, head_width=8), schema=SCHEMA),
+    "LookBack": nets.LookBack(nets.MLP(6, 16, 1, schema=SCHEMA), ()),
     "DiT": nets.DiT(nets.Grid(1, 2), nets.DiTSize(16, 1, head_width=8), patch=2, schema=SCHEMA),
 }

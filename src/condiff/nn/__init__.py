@@ -11,6 +11,7 @@ from condiff.nn.dit import DiT, DiTSize
 from condiff.nn.embed import Conditions, Encoded, TimeEmbedding
 from condiff.nn.init import initialise
 from condiff.nn.layout import Frames, Grid, Layout, Tokens
+from condiff.nn.lookback import LookBack, look_back
 from condiff.nn.mlp import MLP
 from condiff.nn.norm import group_norm, modulate, rms_norm
 from condiff.nn.pack import has_bf16, prepare
@@ -32,6 +33,7 @@ __all__ = [
     "Frames",
     "Grid",
     "Layout",
+    "LookBack",
     "Ridge",
     "SelfAttention",
     "SubspaceScore",
@@ -46,6 +48,7 @@ __all__ = [
     "group_norm",
     "has_bf16",
     "initialise",
+    "look_back",
     "modulate",
     "prepare",
     "rms_norm",

@@ -7,6 +7,7 @@ from condiff.objectives.denoising import Antithetic, Denoising, Dropping, MinSNR
 from condiff.objectives.distillation import Eulerian, Lagrangian, Semigroup
 from condiff.objectives.meanflow import MeanFlow
 from condiff.objectives.pseudo import PseudoLabels
+from condiff.objectives.revealing import Revealing
 from condiff.objectives.tokens import AnyOrder, MaskedTokens, ScoreEntropy, TimeCrossEntropy
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "MeanFlow",
     "MinSNR",
     "PseudoLabels",
+    "Revealing",
     "ScoreEntropy",
     "Semigroup",
     "TimeCrossEntropy",

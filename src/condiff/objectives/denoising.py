@@ -63,6 +63,8 @@ class Denoising:
         weight: Extra weight; None leaves the row's own.
         time_axes: How many leading axes of data have their own time: 1 per sample, 2 per frame or token.
         also: Further targets, one for every further head of the network.
+        cells: Name of a condition (B, *S), 1 where data count and 0 where they are missing or given; the mean is over
+            what counts, and the denoiser does not see the name. None counts all.
 
     Source: Ho et al. 2020; Lipman et al. 2023 for Velocity on Flow; Karras et al. 2022 for EDM; Albergo, Boffi and
     Vanden-Eijnden 2023, theorem 2.7, for the heads of a bridge (their |f|^2 / 2 - y f and (y - f)^2 / 2 differ by a
@@ -75,6 +77,7 @@ class Denoising:
     weight: Weight | None = None
     time_axes: int = 1
     also: tuple[Target, ...] = ()
+    cells: str | None = None
 
     def corrupt(self, data: Tensor, cond: Condition | None, *, rng: Rng) -> Draw:
         """Draw times and corrupt data (B, *S) to them."""
@@ -94,22 +97,32 @@ class Denoising:
         """Return the loss rows of data (B, *S)."""
         if draw is None:
             draw = self.corrupt(data, cond, rng=rng)
+        counted: Tensor | None = None
+        if self.cells is not None and cond is not None:
+            counted, cond = cond.values[self.cells], cond.without(self.cells)
+            # Rows are means over all cells later: what counts is weighed up, so that it is a mean over what counts.
+            share = counted.flatten(1).mean(1).clamp_min(1.0 / counted[0].numel())
+            counted = counted / share.reshape(-1, *[1] * (counted.ndim - 1))
         t, latents, targets = draw.t, draw.latents, (self.target, *self.also)
         rows = [self.process.row(target, t) for target in targets]
         est = denoiser(draw.x, t, cond)
         values = [est.read(row, target) for row, target in zip(rows, targets, strict=True)]
         del draw, est  # the state's memory serves the residual
-        error = self._residual(values[0], rows[0], latents, t)
+        error = self._residual(values[0], rows[0], latents, t, counted)
         for value, row in zip(values[1:], rows[1:], strict=True):
-            error = error + self._residual(value, row, latents, t)
+            error = error + self._residual(value, row, latents, t, counted)
         for weight in (self.times.weight(t), self.weight(self.process, t) if self.weight else None):
             if weight is not None:
                 error = error * weight.to(error.dtype)
         return Loss(error.flatten(1).mean(1) if error.ndim > 1 else error)
 
-    def _residual(self, value: Tensor, row: Row, latents: Mapping[str, Tensor], t: Tensor) -> Tensor:
+    def _residual(
+        self, value: Tensor, row: Row, latents: Mapping[str, Tensor], t: Tensor, counted: Tensor | None
+    ) -> Tensor:
         truth = Moments(latents).combine(row)
         error = nn.functional.mse_loss(value.to(truth.dtype), truth, reduction="none")
+        if counted is not None:
+            error = error * counted
         # Average over what has no time of its own, then weight, then over frames or tokens.
         axes = t.ndim if t.ndim else 1
         return error.flatten(axes).mean(axes) if error.ndim > axes else error

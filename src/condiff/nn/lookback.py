@@ -1,0 +1,62 @@
+"""A network on windows of series that looks further back than its window, at some lags."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from condiff.core.condition import Condition
+
+
+def look_back(given: Tensor, older: Tensor, lags: tuple[int, ...]) -> Tensor:
+    """Return what lay some steps earlier, for every step of a window: before it, or in what is given of it.
+
+    Args:
+        given: Values and flags of what is given of the window, (B, C, L); zero where nothing is.
+        older: The same of the R steps before it, (B, C, R).
+        lags: Steps back, each 1 to R.
+
+    Returns: (B, C * len(lags), L).
+
+    Raises:
+        ValueError: If a lag reaches further back than `older`, or not back at all.
+    """
+    reach, length = older.shape[2], given.shape[2]
+    if not all(1 <= lag <= reach for lag in lags):
+        raise ValueError(f"lags must be 1 to {reach} steps, the steps before the window, got {list(lags)}")
+    whole = torch.cat([older.to(given.dtype), given], 2)
+    return torch.cat([whole[:, :, reach - lag : reach - lag + length] for lag in lags], 1)
+
+
+@final
+class LookBack(nn.Module):
+    """Another network, whose condition "lags" is read off "given" and "older".
+
+    A lag inside the window is what is *given* of it, so nothing hidden reaches the network by this way. Where "given"
+    or "older" is absent, zeros stand for it: neither values nor flags.
+
+    Args:
+        inner: The network; its schema has "lags" as a picture of 2 * len(lags) channels.
+        lags: Steps back.
+        unread: Conditions that are for training and no input.
+    """
+
+    def __init__(self, inner: nn.Module, lags: tuple[int, ...], unread: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.inner, self.lags, self.unread = inner, lags, unread
+
+    def forward(self, x: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
+        """Apply the network to windows (B, 1, L); absent conditions are the inner network's nulls."""
+        if cond is None or not cond.values:
+            out: Tensor = self.inner(x, t, cond)
+            return out
+        seen = cond.without("older", *self.unread)
+        if self.lags and {"given", "older"} <= cond.values.keys():
+            parts = [
+                torch.where(cond.present[name][:, None, None], cond.values[name], 0) for name in ("given", "older")
+            ]
+            seen = seen.adding(lags=look_back(parts[0].to(x.dtype), parts[1], self.lags))
+        out = self.inner(x, t, seen if seen.values else None)
+        return out
