@@ -99,7 +99,7 @@ def test_series_facts_and_faults(tmp_path: Path) -> None:
     assert found.facts["missing_times"] == 1
     assert found.facts["ranges"] == {"load": [1.0, 399.0], "flat": [7.0, 7.0]}
     assert found.proposal is not None
-    assert found.proposal.arguments == {"length": 24}
+    assert found.proposal.arguments == {"horizon": 24}
     assert says(found, "column flat never changes")
     path.write_text("\n".join(["time,load", *rows[:1], *rows]).replace(",7", ""))
     assert says(inspect(path), "appear more than once (2024-01-01 00:00:00)")

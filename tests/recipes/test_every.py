@@ -14,16 +14,16 @@ from condiff.data import read
 from condiff.recipes import find, names
 from condiff.train import Progress
 
-BROUGHT = {"images": "digits8", "vectors": "mocap", "text": "verses"}
+BROUGHT = {"images": "digits8", "vectors": "mocap", "text": "verses", "series": "traffic"}
 """Data for recipes that have none of their own."""
 
-SMALL = {"images": {"size": "tiny"}, "text": {"width": 32, "depth": 1}, "radd": {"width": 32, "depth": 1}}
+SMALL = {"images": {"size": "tiny"}, **{name: {"width": 32, "depth": 1} for name in ("radd", "series", "text")}}
 """Options that keep this quick."""
 
 
 def smaller(name):
     data = find(name).data or BROUGHT[name]
-    splits = read(data, length=32) if data in ("kjv", "verses") else read(data)
+    splits = read(data, **{**find(name).reads, **({"length": 32} if data in ("kjv", "verses") else {})})
     return splits, {**find(name).measure(splits), **SMALL.get(name, {})}
 
 

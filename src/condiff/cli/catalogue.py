@@ -83,6 +83,14 @@ SYSTEMS = (
         "calls as there are tokens, with identical text",
     ),
     Entry(
+        "series",
+        "General recipe: series forecast with bands, and their gaps filled",
+        2023,
+        "series",
+        "series",
+        "",
+    ),
+    Entry(
         "text",
         "General recipe: text written freely, continued, filled in, or from another text",
         2025,

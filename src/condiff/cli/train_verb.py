@@ -12,8 +12,8 @@ from condiff.cli.output import emit, lead, say
 from condiff.cli.parser import Parser, natural, positive
 from condiff.cli.signature import add_options, chosen, recipe_names, recipe_options, training_options
 
-GENERAL = {"images": "images", "vectors": "vectors", "poses": "vectors", "text": "text"}
-_DATA_OPTIONS = ("resolution", "channels", "length", "stride")
+GENERAL = {"images": "images", "vectors": "vectors", "poses": "vectors", "text": "text", "series": "series"}
+_DATA_OPTIONS = ("resolution", "channels", "length", "stride", "horizon", "context")
 
 
 def _parser(recipe: str | None) -> Parser:
@@ -37,7 +37,10 @@ def _parser(recipe: str | None) -> Parser:
     for name in _DATA_OPTIONS:
         parser.add_argument(f"--{name}", type=positive, help=f"{name} of the examples read from --data")
     parser.add_argument(
-        "--condition", metavar="NAMES", default="", help="numeric columns of a table that are conditions, not data"
+        "--condition",
+        metavar="NAMES",
+        default="",
+        help="columns of a table that are conditions, not data; of series those known in advance",
     )
     taken = {"data", "out", "seed", "resume", "device", "json", "condition", *_DATA_OPTIONS}
     add_options(parser, "training", training_options(recipe), taken)
@@ -111,7 +114,7 @@ def run(words: list[str]) -> int:
         raise UsageError(f"recipe {recipe_name} has no data of its own; add --data PATH")
     try:
         given = {name: getattr(arguments, name) for name in _DATA_OPTIONS if getattr(arguments, name) is not None}
-        splits = read(data, **given, conditions=_conditions(arguments.condition, recipe, user))
+        splits = read(data, **{**recipe.reads, **given}, conditions=_conditions(arguments.condition, recipe, user))
     except FileNotFoundError as error:
         raise UsageError(str(error)) from None
     settings = _settings(recipe.training, settings_given)

@@ -47,7 +47,7 @@ def sniff(path: str | os.PathLike[str]) -> str:
         raise ValueError(f"{place}: is a single image, but training needs a folder of images; give {place.parent}/")
     raise ValueError(
         f"{place}: unknown kind of file {kind or '(no ending)'}; "
-        "expected a folder of images or text, or .csv, .npz, .txt, .tsv or .jsonl (also .gz or .xz)"
+        "expected a folder of images or text, or .csv, .npz, .txt, .tsv, .jsonl or .json (also .gz or .xz)"
     )
 
 

@@ -19,6 +19,8 @@ from condiff.data.cells import Conditions
 from condiff.data.numeric import array_file
 from condiff.data.series import windowed
 from condiff.data.splits import PARTS, TRAIN
+from condiff.data.tracks import read_tracks
+from condiff.data.windows import windowed_tracks
 
 TEXT_LENGTH = 256
 """Bytes in a text example if no length is given."""
@@ -31,6 +33,8 @@ def read(
     channels: int | None = None,
     length: int | None = None,
     stride: int | None = None,
+    horizon: int | None = None,
+    context: int | None = None,
     conditions: Sequence[str] = (),
 ) -> Splits:
     """Read a folder of images or text, a CSV, NPZ or text file, or a bundled set by its name.
@@ -43,6 +47,10 @@ def read(
         channels: 1 for grey, 3 for colour; None takes grey if every image is grey.
         length: Steps of a series window or bytes of a text example; None chooses by the data.
         stride: Steps or bytes from one window to the next; None chooses.
+        horizon: Steps of a series to forecast: its windows are then cut for that (see `data.windows`), and conditions
+            are what is known in advance. 0 takes a natural period: a day of hours, a week of days. None cuts plain
+            windows of all channels.
+        context: Steps before the horizon within a window; None chooses.
         conditions: Names that examples are to be conditioned on. Numeric columns of a plain table are data unless they
             are named here; a named one may have empty cells, which mean "not known".
 
@@ -55,13 +63,21 @@ def read(
     try:
         kind = kinds.sniff(path)
         _check(path, kind, resolution, channels, length, stride)
-        splits = _read(path, kind, resolution, channels, length, stride, tuple(conditions))
-        _check_conditions(conditions, list(splits.train.conditions))
+        _check_horizon(path, kind, length, horizon, context)
+        if horizon is not None:
+            tracks = read_tracks(path, known=conditions)
+            splits = windowed_tracks(tracks, horizon=horizon or None, context=context, stride=stride)
+        else:
+            splits = _read(path, kind, resolution, channels, length, stride, tuple(conditions))
+            _check_conditions(conditions, list(splits.train.conditions))
     except ValueError as error:
         if str(path) in str(error):
             raise
         raise ValueError(f"{path}: {error}") from error
-    options = {"resolution": resolution, "channels": channels, "length": length, "stride": stride}
+    options = {
+        "resolution": resolution, "channels": channels, "length": length, "stride": stride,
+        "horizon": horizon, "context": context,
+    }  # fmt: skip
     asked: dict[str, object] = {name: value for name, value in options.items() if value is not None}
     if conditions:
         asked["conditions"] = list(conditions)
@@ -118,6 +134,25 @@ def _check(
         raise ValueError(f"{path}: length and stride are for series and text, but this is {kind}; leave them out")
     if kind == "series" and not folder and files.ending(Path(path)) in files.ARRAYS and (length or stride):
         raise ValueError(f"{path}: the series are already cut in this file; leave length and stride out")
+
+
+def _check_horizon(
+    path: str | os.PathLike[str], kind: str, length: int | None, horizon: int | None, context: int | None
+) -> None:
+    if horizon is None and context is None:
+        if kind == "series" and not kinds.is_bundled(path) and files.ending(Path(path)) in (".json", ".jsonl"):
+            raise ValueError("series of unequal length are read to be forecast; add a horizon (--horizon 24)")
+        return
+    if kind != "series":
+        raise ValueError(f"{path}: horizon and context are for series, but this is {kind}; leave them out")
+    if horizon is None:
+        raise ValueError(f"{path}: a context of {context} steps needs a horizon too")
+    if length is not None:
+        raise ValueError(f"{path}: a window of a horizon is context and horizon long; give --context, not --length")
+    if horizon < 0 or (context is not None and context < 1):
+        raise ValueError(f"horizon must be at least 0 and context at least 1, got {horizon} and {context}")
+    if not kinds.is_bundled(path) and files.ending(Path(path)) in files.ARRAYS:
+        raise ValueError(f"{path}: series in an array have no times to forecast; give a table with dates")
 
 
 def _check_conditions(asked: Sequence[str], there: Sequence[str]) -> None:

@@ -171,9 +171,10 @@ def _series(table: tables.Table, path: str, steps: int, batch_size: int) -> Insp
         problems = (f"the shortest series has {min(lengths)} steps, too few for a test part: give at least 20",)
     proposal = None
     if not problems:
-        shape = (len(found.channels), length)
-        count = max(total // max(length // 8, 1), 1)
-        proposal = propose(path, "series", shape, count, {"length": length}, steps, batch_size)
+        ahead = found.period if found.period > 1 else 8
+        ahead = min(ahead, max((max(lengths) - 2) // 3, 1))
+        window = 4 * ahead if found.period <= 100 else 2 * ahead
+        proposal = propose(path, "series", (1, window), total, {"horizon": ahead}, steps, batch_size)
     return Inspection(path, "series", total, facts, {}, problems, tuple(warnings), proposal)
 
 

@@ -123,8 +123,10 @@ def read_tracks(path: str | os.PathLike[str], *, known: Sequence[str] = ()) -> T
     if kinds.is_bundled(path):
         return _bundled(str(path), known)
     place = files.existing(path)
-    if files.ending(place) in (".jsonl", ".json") or place.is_dir():
+    if files.ending(place) in (".jsonl", ".json"):
         return _json_lines(place, known)
+    if place.is_dir() or files.ending(place) not in files.TABLES:
+        raise ValueError(f"{place}: expected a .csv, .json or .jsonl file of series (also .gz or .xz)")
     return from_table(tables.parse(place), known=known, name=place.name)
 
 

@@ -14,6 +14,7 @@ from condiff.recipes.painters import painters
 from condiff.recipes.pfgmpp import pfgmpp
 from condiff.recipes.principles import principles
 from condiff.recipes.radd import radd
+from condiff.recipes.series import series
 from condiff.recipes.text import text
 from condiff.recipes.vectors import vectors
 from condiff.recipes.wcfm import wcfm
@@ -33,6 +34,7 @@ __all__ = [
     "principles",
     "radd",
     "recipe",
+    "series",
     "text",
     "vectors",
     "wcfm",
@@ -50,6 +52,7 @@ _OURS = {
         pfgmpp,
         principles,
         radd,
+        series,
         text,
         vectors,
         wcfm,

@@ -81,3 +81,11 @@ def text_of(splits: Splits) -> dict[str, Any]:
         "conditions": schema_to_json(schema_of(data)),
         "about": about(data),
     }
+
+
+def series_of(splits: Splits) -> dict[str, Any]:
+    """Measure windows of series: how they are laid out, and conditions."""
+    data = splits.train
+    if data.kind != "series" or "window" not in data.meta:
+        raise ValueError(f"{data.name} holds {data.kind} without a horizon, but this recipe needs series to forecast")
+    return {"window": data.meta["window"], "conditions": schema_to_json(schema_of(data)), "about": about(data)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from condiff.core.system import Call, System
@@ -27,6 +27,7 @@ class Recipe:
         measure: Reads the arguments that data decide (shape, classes, statistics) off the splits.
         training: Default training settings.
         columns: Options whose values name conditions that the data must have; columns of a table are read as such.
+        reads: Options of `read` that its data are read with unless the user says otherwise.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Recipe:
     measure: Callable[[Splits], Mapping[str, Any]]
     training: Training
     columns: tuple[str, ...] = ()
+    reads: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
@@ -67,6 +69,7 @@ def recipe(
     measure: Callable[[Splits], Mapping[str, Any]] | None = None,
     training: Training | None = None,
     columns: tuple[str, ...] = (),
+    reads: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[..., System[Any, Any]]], Recipe]:
     """Turn a function of keyword arguments into a recipe of its name.
 
@@ -75,9 +78,18 @@ def recipe(
         measure: Reads the arguments that data decide off the splits; none by default.
         training: Default training settings.
         columns: Options whose values name conditions that the data must have.
+        reads: Options of `read` that its data are read with unless the user says otherwise.
     """
 
     def wrap(build: Callable[..., System[Any, Any]]) -> Recipe:
-        return Recipe(build.__name__, build, data, measure or (lambda splits: {}), training or Training(), columns)
+        return Recipe(
+            build.__name__,
+            build,
+            data,
+            measure or (lambda splits: {}),
+            training or Training(),
+            columns,
+            reads or {},
+        )
 
     return wrap
