@@ -1,0 +1,287 @@
+"""What a forecast is measured against: the last season, classical models, and a linear quantile model."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from condiff.core.rng import key
+from condiff.data.panel import filled
+from condiff.data.tracks import Track, Tracks
+from condiff.data.windows import Window, cut, laid_out, origins
+from condiff.evaluate.series import pinball
+from condiff.nn import look_back
+
+MOST_HISTORY = 1500
+"""Classical models are fitted to the last values of a history: older ones cost time and teach little."""
+
+LEVELS = 19
+"""Quantiles of the linear model: 0.05, 0.1, ..., 0.95."""
+
+
+@final
+@dataclass(frozen=True)
+class SeasonalNaive:
+    """The value one period ago, as a point: every draw is alike.
+
+    Where that value is missing, the last known one at the same place of an earlier period; the mean if there is none.
+
+    Args:
+        period: Steps, >= 1; 1 repeats the last value.
+    """
+
+    period: int
+
+    @property
+    def paths(self) -> bool:
+        """Its one draw is a path."""
+        return True
+
+    def __call__(self, tracks: Sequence[Track], horizon: int, *, num_samples: int = 1, seed: int = 0) -> Tensor:
+        """Forecast; see `Forecaster`."""
+        rows = np.stack([_last_season(track.values, self.period, horizon) for track in tracks])
+        return torch.from_numpy(rows)[:, None].expand(-1, num_samples, -1)
+
+
+@final
+@dataclass(frozen=True)
+class SeasonalErrors:
+    """The value one period ago, plus errors that the same forecast made at earlier origins of the same history.
+
+    Args:
+        period: Steps, >= 1.
+    """
+
+    period: int
+
+    @property
+    def paths(self) -> bool:
+        """Errors of one origin stay together."""
+        return True
+
+    def __call__(self, tracks: Sequence[Track], horizon: int, *, num_samples: int = 100, seed: int = 0) -> Tensor:
+        """Forecast; see `Forecaster`."""
+        found = []
+        for number, track in enumerate(tracks):
+            past, period = track.values[-MOST_HISTORY:], self.period
+            past = filled(past[:, None])[:, 0] if np.isfinite(past).any() else past
+            starts = np.arange(len(past) - horizon, period - 1, -1)
+            base = _last_season(track.values, period, horizon)
+            if not len(starts) or np.isnan(past).any():
+                found.append(np.tile(base, (num_samples, 1)))
+                continue
+            steps = np.arange(horizon)
+            errors = past[starts[:, None] + steps] - past[starts[:, None] - period + steps % period]
+            rng = np.random.default_rng(key(seed, "seasonal errors", number))
+            found.append(base + errors[rng.integers(0, len(errors), num_samples)])
+        return torch.from_numpy(np.stack(found))
+
+
+@final
+@dataclass(frozen=True)
+class LinearQuantile:
+    """A linear quantile regression for every step of the horizon and every level, on what a trained system sees too.
+
+    q(h, level) = w(h, level) . features(h): the context, the lags at that step, the calendar, what is known in advance,
+    and 1, all in the window's own units. Fitted to the training windows by Adam on the pinball loss; crossing quantiles
+    are sorted.
+
+    Args:
+        window: How series are laid out.
+        weight: (H, F, Q).
+
+    Source: Koenker and Bassett 1978.
+    """
+
+    window: Window
+    weight: Tensor
+
+    @property
+    def paths(self) -> bool:
+        """Quantiles side by side are no paths."""
+        return False
+
+    @classmethod
+    def fit(
+        cls,
+        tracks: Tracks,
+        window: Window,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Self:
+        """Fit to the training part of series.
+
+        Args:
+            tracks: The series.
+            window: How they are laid out; the training windows are those of a system.
+            steps: Optimiser steps of 256 windows; 40 passes over the data, at least 300 and at most 2000, if None.
+            seed: Names their order.
+            progress: Told how far it is.
+        """
+        places = origins(tracks.tracks, window, 0)
+        windows = cut(window, tracks.tracks, places)
+        good = (windows.scale > 0) & ~np.isnan(windows.values[:, -window.horizon :]).all(1)
+        features, truth, seen = cls._features(window, tracks.tracks, places[good])
+        steps = min(max(40 * len(features) // 256, 300), 2000) if steps is None else steps
+        levels = _levels()
+        weight = nn.Parameter(torch.zeros(window.horizon, features.shape[2], len(levels)))
+        features, truth, seen = (
+            features.transpose(0, 1).contiguous(),
+            truth.T,
+            seen.T,
+        )  # one product a step of the horizon
+        optimiser = torch.optim.Adam([weight], lr=0.02)
+        rng = torch.Generator().manual_seed(key(seed, "linear quantile"))
+        for step in range(steps):
+            for group in optimiser.param_groups:
+                group["lr"] = 0.02 * (1.0 - step / steps) ** 2 + 1e-5
+            index = torch.randint(features.shape[1], (256,), generator=rng)
+            guess = torch.bmm(features[:, index], weight)
+            loss = (pinball(truth[:, index, None], guess, levels) * seen[:, index, None]).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            if step % 50 == 49:
+                progress(step + 1, steps)
+        return cls(window, weight.detach())
+
+    @torch.no_grad()
+    def __call__(self, tracks: Sequence[Track], horizon: int, *, num_samples: int = 1, seed: int = 0) -> Tensor:
+        """Forecast by its quantiles, whatever number of draws is asked for; see `Forecaster`.
+
+        Raises:
+            ValueError: If the horizon is longer than the one it was fitted for.
+        """
+        if horizon > self.window.horizon:
+            raise ValueError(f"a linear model fitted for {self.window.horizon} steps cannot forecast {horizon}")
+        places = np.array([[number, len(track)] for number, track in enumerate(tracks)])
+        windows = cut(self.window, tracks, places)
+        found = []
+        for part in torch.arange(len(tracks)).split(1024):
+            features, _, _ = self._features(self.window, tracks, places[part.numpy()])
+            found.append(torch.einsum("bhf,hfq->bhq", features, self.weight).sort(2).values.double())
+        q = torch.cat(found)[:, :horizon]
+        scale, centre = torch.from_numpy(windows.scale), torch.from_numpy(windows.centre)
+        return (q * scale[:, None, None] + centre[:, None, None]).transpose(1, 2)
+
+    @staticmethod
+    def _features(window: Window, tracks: Sequence[Track], places: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features (N, H, F), truth (N, H) and where it is known."""
+        data, cond = laid_out(window, cut(window, tracks, places))
+        seen, ahead = cond.values, slice(window.context, None)
+        context = seen["given"][:, 0, : window.context]
+        parts = [context[:, None].expand(-1, window.horizon, -1), torch.ones(len(data), window.horizon, 1)]
+        if window.lags:
+            parts.append(look_back(seen["given"], seen["older"], window.lags)[:, :, ahead].transpose(1, 2))
+        parts += [seen[name][:, :, ahead].transpose(1, 2) for name in ("calendar", "known") if name in seen]
+        return torch.cat(parts, 2), data[:, 0, ahead], cond.values["measured"][:, 0, ahead]
+
+
+@final
+@dataclass(frozen=True)
+class Classical:
+    """A classical model fitted to every history on its own, and simulated from its end (extra `[series]`).
+
+    Args:
+        period: Steps in a season, 1 for none.
+        arima: False: exponential smoothing with additive error, damped trend and additive season (ETS(A,Ad,A)). True:
+            ARIMA(2,0,1) around sines and cosines of the season, three of each.
+        progress: Told how many series are done.
+
+    Source: Hyndman et al. 2008 for the state space form of exponential smoothing; `statsmodels` fits both.
+    """
+
+    period: int
+    arima: bool = False
+    progress: Callable[[int, int], None] = lambda done, total: None
+
+    @property
+    def paths(self) -> bool:
+        """Simulations are paths."""
+        return True
+
+    def __call__(self, tracks: Sequence[Track], horizon: int, *, num_samples: int = 100, seed: int = 0) -> Tensor:
+        """Forecast; see `Forecaster`. A history that is too short or never changes is repeated as it is.
+
+        Raises:
+            ImportError: If statsmodels is not installed.
+        """
+        found = []
+        for number, track in enumerate(tracks):
+            past = filled(track.values[-MOST_HISTORY:, None])[:, 0] if np.isfinite(track.values).any() else track.values
+            if len(past) < 2 * self.period + 10 or np.ptp(past) == 0:
+                base = _last_season(past, min(self.period, len(past)), horizon)
+                found.append(np.tile(base, (num_samples, 1)))
+            else:
+                fitted = self._arima if self.arima else self._smoothing
+                centre, scale = float(past.mean()), float(past.std())
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # a poor fit is a poor forecast, and is measured as one
+                    drawn = fitted((past - centre) / scale, horizon, num_samples, key(seed, "classical", number))
+                found.append(np.nan_to_num(drawn) * scale + centre)
+            self.progress(number + 1, len(tracks))
+        return torch.from_numpy(np.stack(found))
+
+    def _smoothing(self, past: NDArray[np.float64], horizon: int, count: int, seed: int) -> NDArray[np.float64]:
+        from statsmodels.tsa.exponential_smoothing.ets import ETSModel
+
+        season: dict[str, Any] = {"seasonal": "add", "seasonal_periods": self.period} if self.period > 1 else {}
+        fit = ETSModel(past, error="add", trend="add", damped_trend=True, **season).fit(disp=False, maxiter=100)
+        drawn = fit.simulate(horizon, anchor="end", repetitions=count, **_random(fit.simulate, seed))
+        return np.asarray(drawn, np.float64).reshape(horizon, count).T
+
+    def _arima(self, past: NDArray[np.float64], horizon: int, count: int, seed: int) -> NDArray[np.float64]:
+        from statsmodels.tsa.arima.model import ARIMA
+
+        step = np.arange(len(past) + horizon)
+        waves = [
+            f(2 * np.pi * k * step / self.period) for k in range(1, 4) if 2 * k < self.period for f in (np.sin, np.cos)
+        ]
+        outside = np.stack(waves, 1) if waves else None
+        known = None if outside is None else outside[: len(past)]
+        ahead = None if outside is None else outside[len(past) :]
+        fit = ARIMA(past, exog=known, order=(2, 0, 1)).fit(method_kwargs={"maxiter": 50})
+        drawn = fit.simulate(horizon, anchor="end", repetitions=count, exog=ahead, **_random(fit.simulate, seed))
+        return np.asarray(drawn, np.float64).reshape(horizon, count).T
+
+
+def has_classical() -> bool:
+    """Is statsmodels installed?"""
+    from importlib.util import find_spec
+
+    return find_spec("statsmodels") is not None
+
+
+def _random(simulate: Callable[..., object], seed: int) -> dict[str, np.random.Generator]:
+    """Name the source of random numbers as this version of statsmodels does."""
+    name = "rng" if "rng" in inspect.signature(simulate).parameters else "random_state"
+    return {name: np.random.default_rng(seed)}
+
+
+def _levels() -> Tensor:
+    return torch.arange(1, LEVELS + 1) / (LEVELS + 1)
+
+
+def _last_season(past: NDArray[np.float64], period: int, horizon: int) -> NDArray[np.float64]:
+    """Repeat the last period of a history, each place by its last known value; what never was known is the mean."""
+    known = past[np.isfinite(past)]
+    fallback = float(known.mean()) if len(known) else 0.0
+    season = np.full(period, np.nan)
+    for back in range(1, len(past) // period + 2):
+        if not np.isnan(season).any():
+            break
+        piece = past[max(len(past) - back * period, 0) : len(past) - (back - 1) * period]
+        piece = np.pad(piece, (period - len(piece), 0), constant_values=np.nan)
+        season = np.where(np.isnan(season), piece, season)
+    season = np.where(np.isnan(season), fallback, season)
+    return season[np.arange(horizon) % period]
