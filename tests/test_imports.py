@@ -11,7 +11,15 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "condiff"
 PARTS = ("process", "guidance", "solvers", "objectives", "codecs", "nn", "oracles", "data")
-LAYERS = [("core",), PARTS, ("train", "evaluate"), ("tasks",), ("recipes",), ("files", "claims", "serve", "interop"), ("cli",)]
+LAYERS = [
+    ("core",),
+    PARTS,
+    ("train", "evaluate"),
+    ("tasks",),
+    ("recipes",),
+    ("files", "claims", "serve", "interop"),
+    ("cli",),
+]
 RANK = {name: k for k, layer in enumerate(LAYERS) for name in layer}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -39,6 +40,18 @@ def reader(tmp_path_factory):
     (folder / "measurements.csv").write_text("\n".join(lines) + "\n")
     (folder / "book.txt").write_text("In the beginning was the word, and the word was long. " * 200)
     (folder / "pairs.tsv").write_text("\n".join(f"verse {k} saith\tverse {k} says" for k in range(100)))
+    days = np.datetime64("2024-01-01") + np.arange(160)
+    lines = ["item_id,timestamp,target,price,region"]
+    for item, size, region in (("apples", 100, "north"), ("pears", 40, "south")):
+        lines += [
+            f"{item},{day},{'' if k == 40 else size * (1 + (k % 7 == 5)) + k % 3},{1 + (k % 11 == 0)},{region}"
+            for k, day in enumerate(days)
+        ]
+    (folder / "sales.csv").write_text("\n".join(lines) + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        words = "train sales.csv --horizon 7 --out runs/sales --steps 2 --batch-size 8 --width 32 --depth 1"
+        assert main(words.split()) == 0
     return folder
 
 

@@ -43,12 +43,13 @@ def run(words: list[str]) -> int:
     )
     parser.add_argument("run", metavar="RUN", help="run folder, checkpoint folder or .safetensors file")
     parser.add_argument("--data", metavar="NAME_OR_PATH", help="data to compare with [what it was trained on]")
-    parser.add_argument("-n", "--num-samples", type=positive, default=1000, help="how many samples to draw [1000]")
+    parser.add_argument("-n", "--num-samples", type=positive, help="how many samples [1000; 100 of a forecast]")
+    parser.add_argument("--windows", type=positive, default=100, help="series: test windows, evenly spread [100]")
     parser.add_argument("--seed", type=natural, default=0, help="names samples and draws [0]")
     parser.add_argument("--quick", action="store_true", help="distances and agreement only")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.read(words)
-    if arguments.num_samples < FEWEST:
+    if arguments.num_samples is not None and arguments.num_samples < FEWEST:
         raise UsageError(f"-n {arguments.num_samples} is too few: intervals need {FEWEST} samples or more")
 
     from condiff.cli.report import write_report
@@ -60,6 +61,10 @@ def run(words: list[str]) -> int:
     from condiff.train.workers import workers
 
     system = opened(arguments.run)
+    folder = Path(arguments.run)
+    if "window" in system.data.get("meta", {}):
+        return _series(system, arguments, folder)
+    arguments.num_samples = arguments.num_samples or 1000
     name = arguments.data or system.data.get("meta", {}).get("source") or system.data.get("name")
     if not name:
         raise UsageError(f"{arguments.run} does not say what it was trained on; add --data PATH")
@@ -88,7 +93,6 @@ def run(words: list[str]) -> int:
         "metrics": [metric.to_json() for metric in metrics],
         "condition_use": use.to_json() if use is not None else None,
     }
-    folder = Path(arguments.run)
     if (folder / "config.yaml").is_file():
         write_atomically(folder / "eval.json", json.dumps(facts, indent=1).encode())
         write_report(folder)
@@ -103,4 +107,36 @@ def run(words: list[str]) -> int:
         print(f"\nis the condition used? {use.verdict}")
     if (folder / "config.yaml").is_file():
         say(f"definitions of every number: {folder / 'eval.json'}")
+    return 0
+
+
+def _series(system: Any, arguments: Any, folder: Path) -> int:  # noqa: ANN401 - a System and a parsed namespace
+    """Evaluate a run that forecasts."""
+    from condiff.cli.output import alone
+    from condiff.cli.report import write_report
+    from condiff.cli.series_eval import evaluate, lines
+    from condiff.train.checkpoint import write_atomically
+
+    if not alone():
+        raise UsageError("forecasts are judged by one process; start condiff eval by itself")
+    try:
+        facts = evaluate(system, arguments)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if (folder / "config.yaml").is_file():
+        write_atomically(folder / "eval.json", json.dumps(facts, indent=1).encode())
+        write_report(folder)
+    if arguments.json:
+        emit(facts)
+        return 0
+    rows, heads = lines(facts)
+    print(table(rows, ("forecast", *heads)))
+    for title, gain in facts["gains"].items():
+        low, high = gain["interval"]
+        print(
+            f"weighted quantile loss below {title}: {100 * gain['value']:.1f} % "
+            f"(95 % interval {100 * low:.1f} to {100 * high:.1f}, {facts['windows']} windows)"
+        )
+    if (folder / "config.yaml").is_file():
+        say(f"definitions and intervals of every number: {folder / 'eval.json'}")
     return 0

@@ -20,6 +20,8 @@ VERBS = {
     "systems": "list the systems that the package offers",
     "train": "train a recipe, or the general recipe for a folder or file",
     "sample": "draw samples from a trained run or checkpoint",
+    "forecast": "forecast series with a trained run, with bands",
+    "impute": "fill the gaps of series with a trained run",
     "bench": "compare what a run can do: solvers by quality and network calls",
     "eval": "measure a trained run on held-out data",
     "reproduce": "run a system's small experiment on real data",

@@ -23,7 +23,7 @@ NEEDED = (
 def run(words: list[str]) -> int:
     """Regenerate a file and compare."""
     parser = Parser(prog="condiff replay", description="Regenerate a generated file from the recipe inside it.")
-    parser.add_argument("file", metavar="FILE", help="a PNG, NPZ, CSV or TXT made by condiff sample")
+    parser.add_argument("file", metavar="FILE", help="a file made by condiff sample, forecast or impute")
     parser.add_argument("--run", help="where the run is now, if it was moved")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.read(words)
@@ -34,25 +34,67 @@ def run(words: list[str]) -> int:
     from condiff.cli.made import content, recipe_of
 
     recipe = recipe_of(path)
+    if recipe.get("made_by") in ("condiff forecast", "condiff impute"):
+        verdict, detail, difference = _compare_series(path, recipe, arguments.run)
+        return _tell(path, verdict, detail, difference, arguments.json)
     if recipe.get("made_by") != "condiff sample":
         raise ValueError(f"{path} was made by {recipe.get('made_by')!r}, which this version cannot replay")
     missing = [name for name in NEEDED if name not in recipe]
     if missing:
         raise ValueError(f"{path}: the recipe inside lacks {missing[0]!r}; it was edited, or made by another version")
     verdict, detail, difference = _compare(path, recipe, arguments.run, content(path))
-    if arguments.json:
+    return _tell(path, verdict, detail, difference, arguments.json)
+
+
+def _tell(path: Path, verdict: str, detail: str, difference: float | None, as_json: bool) -> int:
+    if as_json:
         emit({"file": str(path), "verdict": verdict, "difference": difference, "detail": detail})
     else:
         print(f"{verdict}: {detail}")
     return 0 if verdict in ("equal", "within tolerance") else 1
 
 
-def _compare(path: Path, recipe: dict[str, Any], moved: str | None, content: Any) -> tuple[str, str, float | None]:  # noqa: ANN401
-    import numpy as np
+def _compare_series(path: Path, recipe: dict[str, Any], moved: str | None) -> tuple[str, str, float | None]:
+    """Forecast or fill again, and compare the table."""
     import torch
 
-    from condiff.cli.sample_verb import generate, opened
-    from condiff.tasks.pictures import fingerprint, mosaic, picture, pixels
+    from condiff.cli.forecasting import difference, fingerprint_of, forecast_rows, make_filled, make_forecast
+    from condiff.cli.sample_verb import opened
+
+    wanted = ("run", "weights_sha256", "data", "num_samples", "num_steps", "solver", "seed", "memory", "torch")
+    missing = [name for name in wanted if name not in recipe]
+    if missing:
+        raise ValueError(f"{path}: the recipe inside lacks {missing[0]!r}; it was edited, or made by another version")
+    if recipe.get("form") == "plot":
+        raise ValueError(f"{path} is a picture of a forecast; replay the table that was made with it")
+    place, why = _place(path, recipe, moved)
+    if place is None:
+        return "cannot replay", why, None
+    if recipe["data_sha256"] is not None and (
+        not Path(recipe["data"]).is_file() or fingerprint_of(recipe["data"]) != recipe["data_sha256"]
+    ):
+        return "cannot replay", f"the data {recipe['data']} are gone or have changed since", None
+    system = opened(place)
+    if recipe["made_by"] == "condiff forecast":
+        found, truth = make_forecast(system, recipe)
+        heads, rows = forecast_rows(found, truth)
+    else:
+        heads, rows, _ = make_filled(system, recipe)
+    apart = difference(path, heads, rows)
+    if apart is None:
+        return "different", "its rows are others: the file was edited", None
+    if apart[0] == 0:
+        return "equal", f"{path} is regenerated exactly", 0.0
+    limit = TOLERANCE / 100 * apart[1]
+    if apart[0] <= limit:
+        return "within tolerance", f"largest difference {apart[0]:g}, of {limit:g} allowed", apart[0]
+    reason = f"made with torch {recipe['torch']}" if recipe["torch"] != torch.__version__ else "the file was edited"
+    return "different", f"largest difference {apart[0]:g}, more than {limit:g}; {reason}", apart[0]
+
+
+def _place(path: Path, recipe: dict[str, Any], moved: str | None) -> tuple[str | None, str]:
+    """Find the run that made a file, with the weights it had; or say why there is none."""
+    from condiff.tasks.pictures import fingerprint
     from condiff.train.checkpoint import weights_file
 
     found = []
@@ -63,11 +105,24 @@ def _compare(path: Path, recipe: dict[str, Any], moved: str | None, content: Any
         except FileNotFoundError:
             continue
     if not found:
-        return "cannot replay", f"the run {moved or recipe['run']} is gone; give its new place with --run", None
+        return None, f"the run {moved or recipe['run']} is gone; give its new place with --run"
     equal = [place for place, weights in found if fingerprint(weights) == recipe["weights_sha256"]]
     if not equal:
-        return "cannot replay", f"{found[0][1]} has changed since: the run was trained further or replaced", None
-    system = opened(equal[0])
+        return None, f"{found[0][1]} has changed since: the run was trained further or replaced"
+    return equal[0], ""
+
+
+def _compare(path: Path, recipe: dict[str, Any], moved: str | None, content: Any) -> tuple[str, str, float | None]:  # noqa: ANN401
+    import numpy as np
+    import torch
+
+    from condiff.cli.sample_verb import generate, opened
+    from condiff.tasks.pictures import mosaic, picture, pixels
+
+    place, why = _place(path, recipe, moved)
+    if place is None:
+        return "cannot replay", why, None
+    system = opened(place)
     if recipe["form"] == "txt":
         from condiff.cli.writing import body, texts
         from condiff.tasks.text import joined

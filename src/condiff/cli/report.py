@@ -28,6 +28,15 @@ _MEANS = {
     "coverage": "share of real data with a sample near by; higher is more varied",
     "copying_ratio": "distance to the nearest training example, over that of new real data; far below 1 is copying",
     "copying_share": "share of samples suspiciously near a training example; about 0.01 is no copying",
+    "weighted_quantile_loss": "error of the forecast bands, as a share of the size of the series; lower is better",
+    "ensemble_crps": "the same measured on the draws themselves; lower is better",
+    "mase": "error of the median, over that of repeating the last season within the past; below 1 is better than that",
+    "coverage_50": "share of true values within the 50 % band; 0.5 is right",
+    "coverage_80": "share of true values within the 80 % band; 0.8 is right",
+    "coverage_90": "share of true values within the 90 % band; 0.9 is right",
+    "pit_mean": "0.5 is right; more says that forecasts are too low",
+    "pit_spread": "1 is right; more says that bands are too narrow, less that they are too wide",
+    "energy_score": "error of whole paths, as a share of the size of the series; lower is better",
     "bits_per_dim": "bits to encode a number of a held-out example with this model; lower is better",
 }
 """What a metric says, in words for everybody; the exact definition is folded away beside it."""
@@ -150,9 +159,24 @@ def _evaluation(evaluation: dict[str, Any]) -> str:
         for m in evaluation["metrics"]
     )
     use = evaluation.get("condition_use")
-    verdict = f"<p>{html.escape(use['verdict'])}</p>" if use else ""
+    verdict = f"<p>{html.escape(use['verdict'])}</p>" if use else _beside(evaluation)
     about = f"<p>{html.escape(evaluation['data'])}, {evaluation['split']} split, seed {evaluation['seed']}</p>"
     return f"<h2>Evaluation</h2>{about}<table>{heads}{lines}</table>{verdict}"
+
+
+def _beside(evaluation: dict[str, Any]) -> str:
+    """Lay the baselines of a forecast beside it."""
+    every = {"model": evaluation["metrics"], **evaluation.get("baselines", {})}
+    if len(every) < 2:
+        return ""
+    names = [metric["name"] for metric in evaluation["metrics"]]
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in ("forecast", *names))
+    lines = ""
+    for title, metrics in every.items():
+        values = {metric["name"]: f"{metric['value']:.3g}" for metric in metrics}
+        cells = "".join(f"<td>{values.get(name, '')}</td>" for name in names)
+        lines += f"<tr><th>{html.escape(title)}</th>{cells}</tr>"
+    return f"<h3>Beside baselines, on the same windows</h3><table><tr>{heads}</tr>{lines}</table>"
 
 
 def _meaning(metric: dict[str, Any]) -> str:

@@ -1,0 +1,257 @@
+"""Files of forecasts and of filled series: tables with their recipe, pictures, and the way there and back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from condiff.cli.errors import UsageError
+from condiff.cli.made import MARK
+from condiff.core.system import System
+from condiff.data.frequency import DAY, moment
+from condiff.data.tables import instant
+from condiff.data.tracks import Tracks, read_tracks
+from condiff.data.windows import Window
+from condiff.tasks.forecast import Forecast, Trained, fitting, forecast, window_of
+
+LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+"""Quantiles in a table of forecasts."""
+
+MOST_PANELS = 6
+"""Series shown in a picture."""
+
+
+class Left:
+    """Says on stderr how far a long job is and how long it will take; in one line that is rewritten on a terminal."""
+
+    def __init__(self, what: str, quiet: bool = False) -> None:
+        self.what, self.quiet, self.begun, self.said = what, quiet, time.monotonic(), 0.0
+        self.live = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+
+    def __call__(self, done: int, total: int) -> None:
+        """Tell that `done` of `total` are done."""
+        now = time.monotonic()
+        if self.quiet or (now - self.said < (0.2 if self.live else 10.0) and done < total) or now - self.begun < 1.0:
+            return
+        self.said = now
+        left = (now - self.begun) * (total - done) / max(done, 1)
+        text = f"{self.what}: {done:,} of {total:,}, about {left:,.0f} s left"
+        if self.live:
+            sys.stderr.write("\r\x1b[K" + (text if done < total else ""))
+        elif done < total:
+            sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def series_for(system: System[Any, Any], data: str | None) -> tuple[Tracks, str]:
+    """Read the series that a verb is asked about: those of `--data`, or those a system was trained on.
+
+    Raises:
+        UsageError: If they are not there.
+        ValueError: If they do not fit the system.
+    """
+    window = window_of(system)
+    meta = system.data.get("meta", {})
+    name = data or meta.get("source")
+    if not name:
+        raise UsageError("the run does not say what it was trained on; add --data PATH")
+    try:
+        tracks = read_tracks(name, known=columns_of(system))
+    except FileNotFoundError as error:
+        raise UsageError(str(error)) from None
+    return fitting(tracks, window), str(name)
+
+
+def columns_of(system: System[Any, Any]) -> tuple[str, ...]:
+    """List the columns that a system was told are known in advance, as the user named them."""
+    asked = system.data.get("meta", {}).get("read", {}).get("conditions", [])
+    return tuple(asked)
+
+
+def cut_at(tracks: Tracks, text: str, horizon: int) -> tuple[Tracks, list[np.ndarray[Any, np.dtype[np.float64]]]]:
+    """Cut series before a time, and keep what came after as the truth.
+
+    Raises:
+        UsageError: If the time is none, or no series has values before it.
+    """
+    seconds = instant(text)
+    if seconds is None:
+        raise UsageError(f"--from needs a time such as 2024-01-31 or 2024-01-31T12:00, got {text!r}")
+    kept, truth = [], []
+    for track in tracks.tracks:
+        at = int(np.searchsorted(track.seconds[: len(track)], seconds))
+        if at and not np.isnan(track.values[:at]).all():
+            kept.append(track.until(at, min(horizon, len(track.seconds) - at)))
+            truth.append(track.values[at : at + horizon])
+    if not kept:
+        raise UsageError(f"--from {text}: no series has a value before it")
+    return Tracks(tracks.name, tracks.source, tuple(kept), tracks.frequency, tracks.known, tracks.remarks), truth
+
+
+def make_forecast(
+    system: System[Any, Any], recipe: Mapping[str, Any], *, quiet: bool = True
+) -> tuple[Forecast, list[Any] | None]:
+    """Forecast as a recipe says; returns the forecast, and the truth if it begins in the past."""
+    tracks, _ = series_for(system, recipe["data"])
+    truth = None
+    if recipe["from"]:
+        tracks, truth = cut_at(tracks, recipe["from"], recipe["horizon"])
+    made = Trained(system, recipe["num_steps"], recipe["solver"], recipe["memory"], Left("draws", quiet=quiet))
+    return forecast(
+        made, tracks, horizon=recipe["horizon"], num_samples=recipe["num_samples"], seed=recipe["seed"]
+    ), truth
+
+
+def forecast_rows(found: Forecast, truth: Sequence[Any] | None) -> tuple[list[str], list[list[str]]]:
+    """Lay a forecast out as a table: an item and a time a row, its mean and quantiles."""
+    heads = [
+        "item_id",
+        "timestamp",
+        "mean",
+        *(f"q{100 * level:02.0f}" for level in LEVELS),
+        *(["truth"] if truth else []),
+    ]
+    table = torch.cat([found.mean[:, None], found.quantiles(LEVELS)], 1).numpy()
+    rows = []
+    for number, (track, times) in enumerate(zip(found.tracks, found.seconds, strict=True)):
+        for step, seconds in enumerate(times):
+            row = [track.name, stamp(float(seconds)), *(_number(value) for value in table[number, :, step])]
+            if truth is not None:
+                row.append(_number(truth[number][step]) if step < len(truth[number]) else "")
+            rows.append(row)
+    return heads, rows
+
+
+def make_filled(
+    system: System[Any, Any], recipe: Mapping[str, Any], *, quiet: bool = True
+) -> tuple[list[str], list[list[str]], int]:
+    """Fill series as a recipe says: heads and rows of a table, and how many values were filled."""
+    tracks, _ = series_for(system, recipe["data"])
+    made = Trained(system, recipe["num_steps"], recipe["solver"], recipe["memory"], Left("draws", quiet=quiet))
+    rows, count = [], 0
+    for number, track in enumerate(tracks.tracks):
+        holes, draws = made.fill(track, num_samples=recipe["num_samples"], seed=recipe["seed"] + number)
+        place = {int(step): k for k, step in enumerate(holes)}
+        count += len(holes)
+        levels = Forecast((track,), draws[None]).quantiles((0.5, 0.05, 0.95))[0].numpy() if len(holes) else None
+        for step, value in enumerate(track.values):
+            hole = place.get(step)
+            cells = [_number(value), "0", "", ""]
+            if hole is not None and levels is not None:
+                cells = [_number(levels[0, hole]), "1", _number(levels[1, hole]), _number(levels[2, hole])]
+            rows.append([track.name, stamp(float(track.seconds[step])), *cells])
+    return ["item_id", "timestamp", "target", "filled", "q05", "q95"], rows, count
+
+
+def table_bytes(recipe: Mapping[str, Any], heads: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:
+    """Encode a table with its recipe in the first line."""
+    text = io.StringIO()
+    text.write(MARK + json.dumps(recipe) + "\n")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heads)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def difference(path: Path, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[float, float] | None:
+    """Compare a table with what it should be: the largest difference of numbers, and the largest number.
+
+    Returns: None if texts, or the shape, differ.
+    """
+    lines = list(csv.reader(path.read_text().splitlines()[1:]))
+    if [list(heads), *map(list, rows)] == lines:
+        return 0.0, 1.0
+    if len(lines) != len(rows) + 1 or lines[0] != list(heads):
+        return None
+    worst, largest = 0.0, 0.0
+    for mine, theirs in zip(rows, lines[1:], strict=True):
+        if len(mine) != len(theirs) or list(mine[:2]) != theirs[:2]:
+            return None
+        for one, other in zip(mine[2:], theirs[2:], strict=True):
+            if (one == "") != (other == ""):
+                return None
+            if one:
+                worst = max(worst, abs(float(one) - float(other)))
+                largest = max(largest, abs(float(one)))
+    return worst, largest
+
+
+def draw_forecast(
+    out: Path, found: Forecast, window: Window, truth: Sequence[Any] | None, facts: Mapping[str, Any]
+) -> None:
+    """Draw history, median and bands of the first series into a PNG.
+
+    Raises:
+        UsageError: If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError("--plot needs matplotlib: pip install condiff[plot]") from None
+    from condiff.train.checkpoint import write_atomically
+
+    shown = min(len(found.tracks), MOST_PANELS)
+    columns = 1 if shown < 3 else 2
+    rows = -(-shown // columns)
+    figure = Figure(figsize=(9.0 if columns == 1 else 12.0, 3.4 * rows if rows > 1 else 4.2), layout="constrained")
+    bands = found.quantiles((0.05, 0.25, 0.5, 0.75, 0.95)).numpy()
+    for number in range(shown):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        track, horizon = found.tracks[number], found.draws.shape[2]
+        ahead = _dates(found.seconds[number])
+        back = max(window.context, 2 * horizon)
+        past = slice(max(len(track) - back, 0), len(track))
+        axes.plot(_dates(track.seconds[past]), track.values[past], color="#333333", linewidth=1.2, label="history")
+        low, lower, middle, upper, high = bands[number]
+        axes.fill_between(ahead, low, high, color="#1f77b4", alpha=0.2, linewidth=0, label="90 % band")
+        axes.fill_between(ahead, lower, upper, color="#1f77b4", alpha=0.35, linewidth=0, label="50 % band")
+        axes.plot(ahead, middle, color="#1f77b4", linewidth=1.8, label="median")
+        if truth is not None:
+            true = truth[number]
+            axes.plot(ahead[: len(true)], true, color="#d62728", linewidth=1.2, linestyle="--", label="truth")
+        axes.axvline(_dates(track.seconds[past])[-1], color="#999999", linewidth=0.8, linestyle=":")
+        locator = AutoDateLocator()  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+        axes.set_title(track.name, fontsize=10)
+        axes.margins(x=0.01)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        if number == 0:
+            axes.legend(frameon=False, fontsize=8, ncols=5, loc="upper left", bbox_to_anchor=(0.0, 1.0))
+            axes.set_ylim(top=axes.get_ylim()[1] + 0.14 * float(np.ptp(axes.get_ylim())))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"condiff": json.dumps(facts)})
+    write_atomically(out, buffer.getvalue())
+
+
+def stamp(seconds: float) -> str:
+    """Write a time for a table: a date at midnight, else date and time."""
+    text = moment(seconds)
+    return text[:10] if seconds % DAY == 0 else text
+
+
+def fingerprint_of(name: str) -> str | None:
+    """Return the SHA-256 of a data file; None for a bundled set."""
+    from condiff.tasks.pictures import fingerprint
+
+    return fingerprint(Path(name)) if Path(name).is_file() else None
+
+
+def _dates(seconds: Any) -> Any:  # noqa: ANN401 - arrays of numpy
+    return np.asarray(seconds).astype("datetime64[s]").astype(object)
+
+
+def _number(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.6g}"

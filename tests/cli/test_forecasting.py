@@ -1,0 +1,150 @@
+"""`condiff train`, `forecast`, `impute`, `eval` and `replay` of series, on a run of two steps."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from condiff.cli.main import main
+
+DAYS = np.datetime64("2024-01-01") + np.arange(130)
+
+
+def table(path, factor=1.0, days=120):
+    lines = ["item_id,timestamp,target,price"]
+    for item, size in (("apples", 100), ("pears", 40)):
+        for k, day in enumerate(DAYS):
+            value = "" if k >= days or k in (50, 51) else f"{factor * (size * (1 + (k % 7 == 5)) + k % 3):.6f}"
+            lines.append(f"{item},{day},{value},{1 + (k % 11 == 0)}")
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("series")
+    table(place / "sales.csv")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        words = "train sales.csv --horizon 5 --condition price --out run --steps 2 --batch-size 8 --width 32 --depth 1"
+        assert main(words.split()) == 0
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _there(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def rows(path):
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith("# condiff {")
+    return list(csv.DictReader(lines[1:]))
+
+
+def test_a_forecast_is_a_table_with_its_recipe_and_replays(folder, capsys):
+    assert main("forecast run --out f.csv -n 8 --steps 2 --json".split()) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["series"], told["horizon"], told["made_by"]) == (2, 5, "condiff forecast")
+    found = rows(folder / "f.csv")
+    assert [row["item_id"] for row in found] == ["apples"] * 5 + ["pears"] * 5
+    assert found[0]["timestamp"] == str(DAYS[120])
+    assert list(found[0])[2:] == ["mean", "q05", "q10", "q25", "q50", "q75", "q90", "q95"]
+    levels = np.array([[float(row[name]) for name in list(row)[3:]] for row in found])
+    assert (np.diff(levels, axis=1) >= 0).all()
+    assert main(["replay", "f.csv", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verdict"] == "equal"
+    (folder / "g.csv").write_text((folder / "f.csv").read_text().replace(found[3]["q50"], "1e9"))
+    assert main(["replay", "g.csv"]) == 1
+    assert "different" in capsys.readouterr().out
+    assert main("info f.csv --json".split()) == 0
+
+
+def test_the_scale_law_holds_from_file_to_file(folder):
+    table(folder / "thousand.csv", factor=1000.0)
+    for name in ("sales", "thousand"):
+        assert main(f"forecast run --data {name}.csv --out {name}_f.csv -n 4 --steps 2".split()) == 0
+    one, other = (rows(folder / f"{name}_f.csv") for name in ("sales", "thousand"))
+    for a, b in zip(one, other, strict=True):
+        assert float(b["q50"]) == pytest.approx(1000 * float(a["q50"]), rel=1e-4, abs=0.1)
+
+
+def test_a_forecast_from_the_past_stands_beside_the_truth(folder, capsys):
+    pytest.importorskip("matplotlib")
+    assert main("forecast run --from 2024-04-10 --out p.csv --plot p.png -n 4 --steps 2".split()) == 0
+    found = rows(folder / "p.csv")
+    assert found[0]["timestamp"] == "2024-04-10"
+    assert float(found[0]["truth"]) == 100 + 100 % 3
+    with Image.open(folder / "p.png") as picture:
+        assert json.loads(picture.info["condiff"])["from"] == "2024-04-10"
+    assert main("replay p.csv".split()) == 0
+    assert main("replay p.png".split()) == 1
+    assert "replay the table that was made with it" in capsys.readouterr().err
+
+
+def test_gaps_are_filled_and_the_rest_comes_back(folder, capsys):
+    assert main("impute run --out i.csv -n 4 --steps 2 --json".split()) == 0
+    assert json.loads(capsys.readouterr().out)["filled"] == 4
+    found = rows(folder / "i.csv")
+    assert len(found) == 240
+    assert [row["timestamp"] for row in found if row["filled"] == "1"] == [str(DAYS[50]), str(DAYS[51])] * 2
+    assert all(float(row["q05"]) <= float(row["target"]) <= float(row["q95"]) for row in found if row["filled"] == "1")
+    assert float(found[5]["target"]) == 100 * 2 + 5 % 3
+    assert main("replay i.csv".split()) == 0
+    table(folder / "again.csv")
+    assert main("impute run --data again.csv --out j.csv -n 4 --steps 2".split()) == 0
+    table(folder / "again.csv", factor=2.0)
+    assert main("replay j.csv".split()) == 1
+    assert "have changed since" in capsys.readouterr().out
+
+
+def test_an_evaluation_has_baselines_on_the_same_windows(folder, capsys):
+    assert main("eval run --quick -n 10 --windows 3 --json".split()) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["windows"] == 3
+    assert set(told["baselines"]) == {"seasonal_naive_7", "seasonal_errors_7", "linear_quantile"}
+    for metric in told["metrics"]:
+        assert metric["definition"]
+        assert metric["interval"][0] <= metric["value"] <= metric["interval"][1]
+    assert {metric["name"] for metric in told["metrics"]} >= {
+        "weighted_quantile_loss",
+        "ensemble_crps",
+        "mase",
+        "energy_score",
+    }
+    assert told["gains"]["linear_quantile"]["name"] == "weighted_quantile_loss_gain"
+    page = (folder / "run" / "report.html").read_text()
+    assert "Beside baselines" in page
+    assert main("eval run --quick -n 10 --windows 3".split()) == 0
+    assert "seasonal_naive_7" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "needle"),
+    [
+        ("forecast run --horizon 40 --out x.csv", 1, "price is known until 2024-05-09"),
+        ("forecast run --data nowhere.csv --out x.csv", 2, "nowhere.csv"),
+        ("forecast run --from soon --out x.csv", 2, "--from needs a time"),
+        ("forecast run --from 1999-01-01 --out x.csv", 2, "no series has a value before it"),
+        ("forecast run --solver eule --out x.csv", 2, "did you mean 'euler'"),
+        (
+            "forecast run --data hourly.csv --out x.csv",
+            1,
+            "a value every hour, but this system was trained on one every day",
+        ),
+        ("impute run --data bare.csv --out x.csv", 1, "no column 'price' to know in advance"),
+        ("train sales.csv --horizon 90 --out y", 1, "give a --horizon of at most 39"),
+        ("train hourly.csv --condition cost --out y", 1, "no column 'cost'"),
+    ],
+)
+def test_wrong_input_gets_one_line(folder, capsys, words, code, needle):
+    hours = [f"{DAYS[k // 24]} {k % 24:02d}:00,{k % 24},{1}" for k in range(100)]
+    (folder / "hourly.csv").write_text("\n".join(["date,v,price", *hours]))
+    (folder / "bare.csv").write_text("\n".join(["date,v", *(f"{day},{k}" for k, day in enumerate(DAYS))]))
+    assert main(words.split()) == code
+    said = capsys.readouterr().err.strip().splitlines()
+    assert needle in said[-1], said
+    assert not (folder / "x.csv").exists()
