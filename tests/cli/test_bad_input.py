@@ -65,8 +65,6 @@ USAGE = [
     (["train", "digits", "--seed", "x"], ["--seed"]),
     (["train", "digits", "--data", "nowhere"], ["nowhere"]),
     (["train", "mni152"], ["volumes"]),
-    (["train", "traffic", "--horizon", "9000"], ["17520", "--horizon"]),
-    (["train", "digits", "--horizon", "5"], ["horizon", "images"]),
     (["train", "digits", "--device", "quantum"], ["quantum"]),
     (["train", "digits", "--batch-size", "10", "--accumulate", "3"], ["10", "3"]),
     (["sample", "nowhere"], ["nowhere"]),

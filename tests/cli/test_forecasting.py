@@ -136,6 +136,8 @@ def test_an_evaluation_has_baselines_on_the_same_windows(folder, capsys):
             "a value every hour, but this system was trained on one every day",
         ),
         ("impute run --data bare.csv --out x.csv", 1, "no column 'price' to know in advance"),
+        ("train digits --horizon 5 --out y", 1, "horizon and context are for series, but this is images"),
+        ("train traffic --horizon 9000 --out y", 1, "the longest series has 17520 step(s)"),
         ("train sales.csv --horizon 90 --out y", 1, "give a --horizon of at most 39"),
         ("train hourly.csv --condition cost --out y", 1, "no column 'cost'"),
     ],
