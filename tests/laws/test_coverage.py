@@ -13,7 +13,7 @@ WITHOUT = {
     "Bridge", "Clock", "Coupling", "pair_cost", "Frame", "Grid", "Latent", "Masking", "TimeLaw", "draw_times",  # process
     "Diffusion", "Ending", "Pool",  # solvers
     "ANCHOR", "Energy", "by_first", "by_input", "expected_calls", "expected_changes", "from_omega",  # guidance
-    "Weight", "step_divergence",  # objectives
+    "Form", "Negatives", "Score", "Weight", "rising", "step_divergence",  # objectives
     "Known", "at_noise",  # solvers
     "clusters", "endpoints", "patches", "ring",  # oracles
     # nn: functions, sizes, and the layers inside the networks that do have cases (they have tests of their own)

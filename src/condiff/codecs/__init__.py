@@ -1,5 +1,6 @@
 """Codecs: between what a user holds and what a process corrupts."""
 
 from condiff.codecs.identity import Flatten, Identity, Standardize
+from condiff.codecs.tokens import Levels, VectorQuantized
 
-__all__ = ["Flatten", "Identity", "Standardize"]
+__all__ = ["Flatten", "Identity", "Levels", "Standardize", "VectorQuantized"]

@@ -13,7 +13,7 @@ two forms part ways.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
 import torch
@@ -25,7 +25,10 @@ Scalar = float | Tensor
 Num = TypeVar("Num", float, Tensor)
 """A schedule's argument and result: host arithmetic for a float, tensor arithmetic for a tensor."""
 
+Kept = TypeVar("Kept")
+
 _HOST = "_condiff_host"
+_KEPT = "_condiff_kept"
 
 
 def instant(value: float, device: torch.device | str | None = None) -> Tensor:
@@ -53,6 +56,25 @@ def known(t: Tensor) -> Scalar:
     """Return the float behind a shared time if the host knows it, else the time itself in float64."""
     value = host(t)
     return t.to(torch.float64) if value is None else value
+
+
+def keeping(t: Tensor) -> Tensor:
+    """Let what is computed from a time be kept with it, for a loop that meets the same tensor again and again.
+
+    Neither the tensor nor anything got from `kept` may be written to.
+    """
+    setattr(t, _KEPT, {})
+    return t
+
+
+def kept(t: Tensor, name: Hashable, make: Callable[[], Kept]) -> Kept:
+    """Return what `make` computes from t; from a time made by `keeping` it is computed once for each name."""
+    store: dict[Hashable, Kept] | None = getattr(t, _KEPT, None)
+    if store is None:
+        return make()
+    if name not in store:
+        store[name] = make()
+    return store[name]
 
 
 def expand(value: Tensor, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from condiff.nn.pack import has_bf16, prepare
 from condiff.nn.ridge import Ridge
 from condiff.nn.rounding import rounded
 from condiff.nn.subspace import SubspaceScore
-from condiff.nn.tokens import TokenDiT
+from condiff.nn.tokens import TokenDiT, TokenMLP
 from condiff.nn.unet import UNet, UNetSize
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "SubspaceScore",
     "TimeEmbedding",
     "TokenDiT",
+    "TokenMLP",
     "Tokens",
     "UNet",
     "UNetSize",

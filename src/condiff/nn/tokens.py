@@ -10,6 +10,7 @@ from condiff.core.condition import Condition, Kind
 from condiff.nn.dit import DiT, DiTSize
 from condiff.nn.init import initialise
 from condiff.nn.layout import Tokens
+from condiff.nn.mlp import MLP
 
 
 class TokenDiT(nn.Module):
@@ -67,3 +68,34 @@ class TokenDiT(nn.Module):
     def remember(self, cond: Condition | None, x: Tensor, t: Tensor | None = None) -> Condition:
         """Add the keys and values of a clean block of ids (B, L) to a condition; see `DiT.remember`."""
         return self.body.remember(cond, self.embed(x), t)
+
+
+class TokenMLP(nn.Module):
+    """A perceptron on the one-hot ids of short sequences of few kinds of tokens; uniform when fresh.
+
+    Args:
+        vocabulary: K, number of ordinary tokens; the mask has id K.
+        length: L, tokens of a sequence.
+        width: Features of the residual stream.
+        num_blocks: Number of residual blocks.
+        schema: Condition names and kinds; classes and vectors only.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        length: int,
+        width: int = 256,
+        num_blocks: int = 3,
+        *,
+        schema: Mapping[str, Kind] | None = None,
+    ) -> None:
+        super().__init__()
+        self.vocabulary, self.length = vocabulary, length
+        size = length * (vocabulary + 1)
+        self.body = MLP(size, width, num_blocks, schema=schema, out_features=length * vocabulary)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
+        """Return logits (B, L, K) of ids x (B, L) at times t, () or (B,)."""
+        hot = nn.functional.one_hot(x, self.vocabulary + 1).flatten(1).to(self.body.enter.weight.dtype)
+        return self.body(hot, t, cond).unflatten(1, (self.length, self.vocabulary))  # type: ignore[no-any-return]

@@ -2,11 +2,25 @@
 
 from condiff.objectives.bound import Bound, Hybrid, step_divergence
 from condiff.objectives.consistency import CTM, Consistency, Curriculum
+from condiff.objectives.contrastive import (
+    CleanError,
+    Contrastive,
+    Difference,
+    Form,
+    InfoNCE,
+    Listed,
+    Negatives,
+    OtherRows,
+    Score,
+    Shuffled,
+    rising,
+)
 from condiff.objectives.coupled import Coupled
 from condiff.objectives.denoising import Antithetic, Denoising, Dropping, MinSNR, Unpaired, Weight
 from condiff.objectives.distillation import Eulerian, Lagrangian, Semigroup
 from condiff.objectives.meanflow import MeanFlow
 from condiff.objectives.pseudo import PseudoLabels
+from condiff.objectives.replace import CleanNats, StepBound, StepNats
 from condiff.objectives.revealing import Revealing
 from condiff.objectives.tokens import AnyOrder, MaskedTokens, ScoreEntropy, TimeCrossEntropy
 
@@ -15,23 +29,37 @@ __all__ = [
     "Antithetic",
     "AnyOrder",
     "Bound",
+    "CleanError",
+    "CleanNats",
     "Consistency",
+    "Contrastive",
     "Coupled",
     "Curriculum",
     "Denoising",
+    "Difference",
     "Dropping",
     "Eulerian",
+    "Form",
     "Hybrid",
+    "InfoNCE",
     "Lagrangian",
+    "Listed",
     "MaskedTokens",
     "MeanFlow",
     "MinSNR",
+    "Negatives",
+    "OtherRows",
     "PseudoLabels",
     "Revealing",
+    "Score",
     "ScoreEntropy",
     "Semigroup",
+    "Shuffled",
+    "StepBound",
+    "StepNats",
     "TimeCrossEntropy",
     "Unpaired",
     "Weight",
+    "rising",
     "step_divergence",
 ]

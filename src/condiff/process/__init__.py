@@ -22,6 +22,7 @@ from condiff.process.gaussian import Gaussian, Preconditioned
 from condiff.process.grid import FlowTime, Grid, Karras, LogSNR, Times, Trailing, Uniform
 from condiff.process.interpolant import Fields, Heads, Interpolant, OneSided
 from condiff.process.noise import Normal, Offset, Student
+from condiff.process.replace import MaskAndReplace, TokenLogits
 from condiff.process.schedule import VP, Cosine, Flow, LogLinear, Table, Trig
 from condiff.process.target import EDM, Data, Drift, Noise, Score, V, Velocity
 from condiff.process.timelaw import (
@@ -72,6 +73,7 @@ __all__ = [
     "LogSNR",
     "LogitNormal",
     "Mapped",
+    "MaskAndReplace",
     "Masking",
     "Merged",
     "MinibatchOT",
@@ -98,6 +100,7 @@ __all__ = [
     "TimeFree",
     "TimeLaw",
     "Times",
+    "TokenLogits",
     "Trailing",
     "Trig",
     "Trigonometric",

@@ -18,7 +18,7 @@ from condiff.core.condition import Condition
 from condiff.core.estimate import Affine, Moments, Row
 from condiff.core.process import Draw, NoiseLaw, Schedule, Target
 from condiff.core.rng import Rng
-from condiff.core.shapes import Scalar, instant, known, mix, scale
+from condiff.core.shapes import Scalar, instant, kept, known, mix, scale
 from condiff.process.noise import Normal
 from condiff.process.scalar import choose, clip, holds, missing, ratio, sqrt
 from condiff.process.target import Score
@@ -43,7 +43,7 @@ class Gaussian:
 
     def coefficients(self, t: Tensor) -> tuple[Scalar, Scalar]:
         """Return (alpha, sigma) at t: floats where the host knows a shared time, else tensors of t's shape."""
-        return self._at(t, self.schedule)
+        return kept(t, ("coefficients", self.schedule), lambda: self._at(t, self.schedule))
 
     def rates(self, t: Tensor) -> Row:
         """Return the velocity's row, the time derivatives of alpha and sigma."""
@@ -155,6 +155,11 @@ class Gaussian:
         Raises:
             ValueError: Where the target does not determine them.
         """
+        if any(isinstance(value, Tensor) for value in row.values()):  # no name for it
+            return self._read(target, t, row)
+        return kept(t, ("read", self.schedule, target, *row.items()), lambda: self._read(target, t, row))
+
+    def _read(self, target: Target, t: Tensor, row: Row) -> tuple[Scalar, Scalar]:
         a, b = self.weights(target, t, row)
         if holds(missing(a)):
             self._refuse(target, t)
@@ -355,5 +360,8 @@ class Preconditioned(nn.Module):
         return Moments(Affine(x, t, out if out.dtype is x.dtype else out.to(x.dtype), self.process, self.target), aux)
 
     def _scaled(self, x: Tensor, t: Tensor, sigma_data: float) -> Tensor:
-        alpha, sigma = self.process.coefficients(t)
-        return scale(1.0 / sqrt(alpha * alpha * sigma_data**2 + sigma * sigma), x)
+        def factor() -> Scalar:
+            alpha, sigma = self.process.coefficients(t)
+            return 1.0 / sqrt(alpha * alpha * sigma_data**2 + sigma * sigma)
+
+        return scale(kept(t, ("input", self.process.schedule, sigma_data), factor), x)
