@@ -218,7 +218,7 @@ def test_a7_a_new_prompt_is_seen_by_every_frame_at_its_next_step():
     for k, data in enumerate(frames(3)):
         flight, _ = batch.push(flight, k, data, label(0))
     assert flight is not None
-    changed, done = batch.step(flight.saying(label=torch.tensor([1])))
+    changed, done = batch.step(flight.asking(label(1)))
     _, other = batch.step(flight)
     assert (done[0][1] - other[0][1]).abs().max() > 1e-3
     assert changed is not None

@@ -99,6 +99,15 @@ SYSTEMS = (
         "",
     ),
     Entry(
+        "cdcd",
+        "CDCD: mask-and-replace tokens tied to their condition by a contrast",
+        2023,
+        "any",
+        "cdcd",
+        "an InfoNCE contrast with other classes makes samples match their class better at every number of steps, in 8 "
+        "steps as well as without it in 80; the official weight of 5e-5 changes nothing",
+    ),
+    Entry(
         "pfgmpp",
         "PFGM++: diffusion with heavier-tailed noise, more tolerant of errors",
         2023,
@@ -122,6 +131,15 @@ SYSTEMS = (
         "principles",
         "with 1, 2 and 4 network calls a MeanFlow map samples closer to real digits than flow matching of the same "
         "network, by a factor of at least 4, 3 and 2",
+    ),
+    Entry(
+        "streamdiffusion",
+        "StreamDiffusion: frames at several noise levels in one batch, residual guidance, still frames skipped",
+        2023,
+        "images",
+        "streamdiffusion",
+        "frames streamed through one batch equal frames made alone, for one call a frame; residual guidance costs half "
+        "of classifier-free guidance and still turns a picture into the class asked for",
     ),
     Entry(
         "overview",

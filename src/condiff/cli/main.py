@@ -25,6 +25,7 @@ VERBS = {
     "bench": "compare what a run can do: solvers by quality and network calls",
     "eval": "measure a trained run on held-out data",
     "reproduce": "run a system's small experiment on real data",
+    "serve": "serve a run: a live stream with its page, and batch jobs",
     "info": "say what is inside a checkpoint or a generated file",
     "doctor": "look at the machine, or at data or a run before using them",
     "replay": "regenerate a generated file from the recipe inside it",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from importlib.metadata import entry_points
 
+from condiff.recipes.cdcd import cdcd
 from condiff.recipes.digits import digits
 from condiff.recipes.evodiff import evodiff
 from condiff.recipes.images import images
@@ -15,6 +16,7 @@ from condiff.recipes.pfgmpp import pfgmpp
 from condiff.recipes.principles import principles
 from condiff.recipes.radd import radd
 from condiff.recipes.series import series
+from condiff.recipes.streamdiffusion import streamdiffusion
 from condiff.recipes.text import text
 from condiff.recipes.vectors import vectors
 from condiff.recipes.wcfm import wcfm
@@ -22,6 +24,7 @@ from condiff.train.recipe import Recipe, recipe
 
 __all__ = [
     "Recipe",
+    "cdcd",
     "digits",
     "evodiff",
     "find",
@@ -35,6 +38,7 @@ __all__ = [
     "radd",
     "recipe",
     "series",
+    "streamdiffusion",
     "text",
     "vectors",
     "wcfm",
@@ -43,6 +47,7 @@ __all__ = [
 _OURS = {
     made.name: made
     for made in (
+        cdcd,
         digits,
         evodiff,
         images,
@@ -53,6 +58,7 @@ _OURS = {
         principles,
         radd,
         series,
+        streamdiffusion,
         text,
         vectors,
         wcfm,

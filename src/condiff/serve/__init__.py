@@ -2,6 +2,6 @@
 
 from condiff.serve.filter import Cosine, MeanSquare, Reference, SimilarityFilter
 from condiff.serve.queue import Latest
-from condiff.serve.stream import Flight, StreamBatch
+from condiff.serve.stream import Flight, StreamBatch, descent
 
-__all__ = ["Cosine", "Flight", "Latest", "MeanSquare", "Reference", "SimilarityFilter", "StreamBatch"]
+__all__ = ["Cosine", "Flight", "Latest", "MeanSquare", "Reference", "SimilarityFilter", "StreamBatch", "descent"]

@@ -21,6 +21,7 @@ from condiff.core.denoiser import Denoiser
 from condiff.core.estimate import E
 from condiff.core.process import Process
 from condiff.core.rng import RowRng, key
+from condiff.core.shapes import keeping
 from condiff.core.solver import Solver, State
 
 
@@ -80,11 +81,90 @@ class Flight:
             *(tuple(leaf[i] for i in index) for leaf in (self.frames, self.times, self.at, self.streams, self.draws)),  # type: ignore[arg-type]
         )
 
-    def saying(self, **values: Tensor) -> Flight:
-        """Change conditions of all frames under way, (1, ...) for all or (B, ...): they see them at their next step."""
+    def asking(self, cond: Condition, names: Sequence[str] | None = None) -> Flight:
+        """Change conditions of all frames under way, which see them at their next step.
+
+        Args:
+            cond: The new values and whether they are there, of one row for all or of as many as there are frames.
+            names: Which of them; all if None.
+        """
+        chosen = list(cond.values) if names is None else list(names)
+        old = self.cond or Condition.of()
         size = len(self)
-        said = {name: value.expand(size, *value.shape[1:]) for name, value in values.items()}
-        return replace(self, cond=(self.cond or Condition.of()).adding(**said))
+        values = {name: cond.values[name].expand(size, *cond.values[name].shape[1:]) for name in chosen}
+        present = {name: cond.present[name].expand(size) for name in chosen}
+        return replace(self, cond=Condition({**old.values, **values}, {**old.present, **present}))
+
+
+class _Still:
+    """A RowRng whose normal numbers are looked up first."""
+
+    def __init__(self, inner: RowRng, store: dict[object, Tensor]) -> None:
+        self.inner, self.store, self.counters = inner, store, inner.counters
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Draw standard normal numbers."""
+        name = (self.inner.row_ids, tuple(self.counters), tuple(shape), self.inner.device, self.inner.dtype)
+        if name in self.store:
+            self.counters[:] = [count + 1 for count in self.counters]
+            return self.store[name].clone()
+        if len(self.store) >= _ROOM:
+            self.store.clear()
+        self.store[name] = self.inner.normal(shape)
+        return self.store[name].clone()  # a solver may write to it
+
+    def uniform(self, shape: Sequence[int]) -> Tensor:
+        """Draw uniform numbers in [0, 1)."""
+        return self.inner.uniform(shape)
+
+    def strata(self, shape: Sequence[int]) -> Tensor:
+        """Draw uniform numbers in [0, 1), spread evenly over the rows."""
+        return self.inner.strata(shape)
+
+    def gamma(self, concentration: float, shape: Sequence[int]) -> Tensor:
+        """Draw Gamma(concentration, rate 1) numbers."""
+        return self.inner.gamma(concentration, shape)
+
+    def categorical(self, logits: Tensor) -> Tensor:
+        """Draw indices from unnormalised log-probabilities."""
+        return self.inner.categorical(logits)
+
+
+_ROOM = 64
+"""How many time tensors and batches of noise a stream keeps; a steady stream meets the same few again and again."""
+
+
+@final
+class _Memo:
+    """What a steady stream computes once: the times of its rows with all that follows from them, and still noise."""
+
+    def __init__(self) -> None:
+        self._times: dict[object, tuple[Tensor, Tensor]] = {}
+        self._begins: dict[object, Tensor] = {}
+        self._noise: dict[object, Tensor] = {}
+
+    def begin(self, value: float, device: torch.device) -> Tensor:
+        """Return the time at which one frame joins, (1,) in float64."""
+        if (value, device) not in self._begins:
+            self._begins[value, device] = keeping(torch.full((1,), value, dtype=torch.float64, device=device))
+        return self._begins[value, device]
+
+    def times(self, flight: Flight, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return where every frame is and where it goes, each (B,) in float64."""
+        name = (flight.times, flight.at, device)
+        found = self._times.get(name)
+        if found is None:
+            pairs = [(times[k], times[k + 1]) for times, k in zip(flight.times, flight.at, strict=True)]
+            t, s = torch.tensor(pairs, dtype=torch.float64).T.contiguous().to(device)
+            if len(self._times) >= _ROOM:
+                self._times.clear()
+            found = self._times[name] = keeping(t), keeping(s)
+        return found
+
+    def rng(self, streams: Sequence[int], draws: Sequence[int], like: Tensor, still: bool) -> RowRng | _Still:
+        """Return the rows' streams where they stand."""
+        rng = RowRng(0, streams, device=like.device, dtype=like.dtype, counters=draws)
+        return _Still(rng, self._noise) if still else rng
 
 
 @final
@@ -121,6 +201,7 @@ class StreamBatch(Generic[E]):
     seed: int = 0
     still: bool = True
     remember: Callable[[Condition | None, Tensor], Condition | None] = unchanged
+    _memo: _Memo = field(default_factory=lambda: _Memo(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         falling = all(a > b for a, b in itertools.pairwise(self.times))
@@ -143,11 +224,11 @@ class StreamBatch(Generic[E]):
         if data.shape[0] != 1:
             raise ValueError(f"frames join one at a time, as (1, ...), got {tuple(data.shape)}")
         stream = key(self.seed, "stream", 0 if self.still else frame)
-        rng = RowRng(0, [stream], device=data.device, dtype=data.dtype)
+        rng = self._memo.rng((stream,), (0,), data, self.still)
         coded = self.codec.encode(data, cond)
         cond = self.remember(cond, coded)
         process = self.process.given(cond)
-        begin = torch.full((1,), self.times[0], dtype=torch.float64, device=data.device)
+        begin = self._memo.begin(self.times[0], data.device)
         if self.times[0] == 1.0:
             x = process.start(tuple(coded.shape), rng=rng)
         else:
@@ -163,9 +244,8 @@ class StreamBatch(Generic[E]):
             number and the decoded sample (1, *S).
         """
         x, cond = flight.state.x, flight.cond
-        pairs = [(times[k], times[k + 1]) for times, k in zip(flight.times, flight.at, strict=True)]
-        t, s = torch.tensor(pairs, dtype=torch.float64).to(x.device).unbind(1)
-        rng = RowRng(0, flight.streams, device=x.device, dtype=x.dtype, counters=flight.draws)
+        t, s = self._memo.times(flight, x.device)
+        rng = self._memo.rng(flight.streams, flight.draws, x, self.still)
         said: dict[str, Tensor] = {}
 
         def denoise(x: Tensor, t: Tensor) -> E:
@@ -203,3 +283,20 @@ def _filled(cond: Condition | None, said: dict[str, Any]) -> Condition | None:
         values[name] = torch.where(has, values[name], said[name])
         present[name] = torch.ones_like(present[name])
     return Condition(values, present)
+
+
+def descent(strength: float, num_steps: int) -> tuple[float, ...]:
+    """Return the times of a frame: equal steps from the strength down to 0, num_steps + 1 numbers.
+
+    Args:
+        strength: Where it starts, in (0, 1]: 1 forgets the input, small ones keep nearly all of it.
+        num_steps: Steps, >= 1.
+
+    Raises:
+        ValueError: If either is out of range.
+
+    Source: close to the official lists, such as t = 639, 479, 299, 99 of 1000 for four steps.
+    """
+    if not 0.0 < strength <= 1.0 or num_steps < 1:
+        raise ValueError(f"a stream needs 0 < strength <= 1 and num_steps >= 1, got {strength} and {num_steps}")
+    return tuple(strength * (num_steps - k) / num_steps for k in range(num_steps + 1))

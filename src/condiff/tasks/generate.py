@@ -195,15 +195,15 @@ def _blank(kind: Kind, shape: tuple[int, ...], rows: int) -> Tensor:
 
 @final
 class Counted(nn.Module):
-    """A denoiser that counts its calls, so that results report the network evaluations really used."""
+    """A denoiser that counts its calls and their rows, so that results report the network evaluations really used."""
 
     def __init__(self, inner: Any) -> None:  # noqa: ANN401 - any denoiser
         super().__init__()
-        self.inner, self.calls = inner, 0
+        self.inner, self.calls, self.rows = inner, 0, 0
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition | None) -> Any:  # noqa: ANN401 - the inner's estimate
         """Call the inner denoiser."""
-        self.calls += 1
+        self.calls, self.rows = self.calls + 1, self.rows + len(x)
         return self.inner(x, t, cond)
 
 
