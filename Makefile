@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c const
 SMOKE ?=
 PYTEST_ARGS ?=
 
-.PHONY: help demo test lint types docs bench clean
+.PHONY: page page-check help demo test lint types docs bench clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -19,6 +19,7 @@ help:
 	@echo "make types   static types"
 	@echo "make docs    the documentation, as web pages in docs/_build/html"
 	@echo "make bench   the benchmarks (SMOKE=1: see that they run)"
+	@echo "make page    build the live page from page/ (needs Node.js; the built files are committed)"
 	@echo "make clean   remove caches and built pages; .venv and runs/ stay"
 
 $(BIN)/python:
@@ -48,6 +49,15 @@ demo: $(VENV)/.base
 	@echo "  $(RUN)/eval.json            every metric with its definition and interval"
 	@echo "  $(RUN)/model.safetensors    the checkpoint: enough by itself"
 	@echo "Go on with: $(BIN)/condiff sample $(RUN) --cond label=3 --guidance-scale 3 --seed 1"
+
+page:
+	cd page && npm ci --no-audit --no-fund --silent && npm run --silent build
+
+# The committed page is the build of its sources, byte for byte; without Node.js or its registry there is nothing to check with.
+page-check:
+	@command -v npm >/dev/null || { echo "no Node.js: the page is not built again"; exit 0; }; \
+	(cd page && npm ci --no-audit --no-fund --silent) || { echo "npm ci failed: the page is not built again"; exit 0; }; \
+	(cd page && npm run --silent build) && git diff --exit-code --stat -- src/condiff/serve/web
 
 test: $(VENV)/.extra-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
