@@ -211,12 +211,12 @@ def test_the_linear_quantile_model_finds_a_linear_truth():
 def test_classical_models_follow_a_season(arima):
     values = wavy(140)
     track = tracks_of(values).tracks[0]
-    draws = Classical(7, arima)([track, tracks_of(np.full(50, 3.0)).tracks[0]], 7, num_samples=60, seed=0)
+    draws = Classical((7,), arima)([track, tracks_of(np.full(50, 3.0)).tracks[0]], 7, num_samples=60, seed=0)
     assert draws.shape == (2, 60, 7)
     torch.testing.assert_close(
         draws[0].mean(0), torch.from_numpy(50 + 10 * np.sin(np.arange(140, 147) * 2 * np.pi / 7)), atol=2.0, rtol=0
     )
     assert (draws[1] == 3.0).all()
     assert torch.equal(
-        draws, Classical(7, arima)([track, tracks_of(np.full(50, 3.0)).tracks[0]], 7, num_samples=60, seed=0)
+        draws, Classical((7,), arima)([track, tracks_of(np.full(50, 3.0)).tracks[0]], 7, num_samples=60, seed=0)
     )

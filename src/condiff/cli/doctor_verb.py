@@ -17,6 +17,7 @@ from condiff.cli.parser import Parser
 EXTRAS = {
     "dist": ("accelerate",),
     "plot": ("matplotlib",),
+    "series": ("statsmodels",),
     "trackers": ("tensorboard", "wandb", "trackio", "mlflow"),
 }
 

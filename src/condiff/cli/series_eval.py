@@ -77,7 +77,7 @@ def baselines(tracks: Any, window: Any, test: Backtest, *, quick: bool, seed: in
         say("ETS and ARIMA are left out: pip install condiff[series]")
         return found
     for title, arima in (("ets", False), ("arima", True)):
-        found[title] = Classical(periods[0], arima, Left(f"windows of {title}"))
+        found[title] = Classical(tracks.frequency.periods, arima, Left(f"windows of {title}"))
     return found
 
 

@@ -109,6 +109,17 @@ class Cut:
     known: NDArray[np.float32]
     classes: Mapping[str, NDArray[np.int64]]
 
+    def where(self, kept: NDArray[np.bool_]) -> Cut:
+        """Keep the windows of a bool (N,)."""
+        return Cut(
+            self.values[kept],
+            self.centre[kept],
+            self.scale[kept],
+            self.calendar[kept],
+            self.known[kept],
+            {name: part[kept] for name, part in self.classes.items()},
+        )
+
 
 def cut(window: Window, tracks: Sequence[Track], origins: NDArray[np.int64], *, upto: int | None = None) -> Cut:
     """Cut the windows whose horizons begin at given steps.
@@ -300,7 +311,7 @@ def windowed_tracks(
                 f"{tracks.source}: no series is fit for the {PARTS[part]} part: what there is {why} of its windows; "
                 "add rows, or give a smaller --horizon"
             )
-        parts.append((cut(made, tracks.tracks, places[good]), int(good.sum())))
+        parts.append(windows.where(good))
     facts: dict[str, object] = {
         "source": tracks.source,
         "split_rule": "80/10/10 % of every series by time, a horizon at least for each",
@@ -323,7 +334,7 @@ def windowed_tracks(
             meta={**facts, "split": PARTS[part], "conditions": kinds},
         )  # fmt: skip
 
-    return Splits(*(dataset(windows, part) for part, (windows, _) in enumerate(parts)))
+    return Splits(*(dataset(windows, part) for part, windows in enumerate(parts)))
 
 
 def _held(length: int, horizon: int) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from condiff.core.rng import key
 from condiff.data.panel import filled
 from condiff.data.tracks import Track, Tracks
-from condiff.data.windows import Window, cut, laid_out, origins
+from condiff.data.windows import Cut, Window, cut, laid_out, origins
 from condiff.evaluate.series import pinball
 from condiff.nn import look_back
 
@@ -131,22 +131,17 @@ class LinearQuantile:
         places = origins(tracks.tracks, window, 0)
         windows = cut(window, tracks.tracks, places)
         good = (windows.scale > 0) & ~np.isnan(windows.values[:, -window.horizon :]).all(1)
-        features, truth, seen = cls._features(window, tracks.tracks, places[good])
-        steps = min(max(40 * len(features) // 256, 300), 2000) if steps is None else steps
+        context, own, truth, seen = cls._features(window, windows.where(good))
+        steps = min(max(40 * len(context) // 256, 300), 2000) if steps is None else steps
         levels = _levels()
-        weight = nn.Parameter(torch.zeros(window.horizon, features.shape[2], len(levels)))
-        features, truth, seen = (
-            features.transpose(0, 1).contiguous(),
-            truth.T,
-            seen.T,
-        )  # one product a step of the horizon
+        weight = nn.Parameter(torch.zeros(window.horizon, context.shape[1] + own.shape[2], len(levels)))
         optimiser = torch.optim.Adam([weight], lr=0.02)
         rng = torch.Generator().manual_seed(key(seed, "linear quantile"))
         for step in range(steps):
             for group in optimiser.param_groups:
                 group["lr"] = 0.02 * (1.0 - step / steps) ** 2 + 1e-5
-            index = torch.randint(features.shape[1], (256,), generator=rng)
-            guess = torch.bmm(features[:, index], weight)
+            index = torch.randint(len(context), (256,), generator=rng)
+            guess = _linear(context[index], own[:, index], weight)
             loss = (pinball(truth[:, index, None], guess, levels) * seen[:, index, None]).mean()
             optimiser.zero_grad()
             loss.backward()
@@ -166,25 +161,23 @@ class LinearQuantile:
             raise ValueError(f"a linear model fitted for {self.window.horizon} steps cannot forecast {horizon}")
         places = np.array([[number, len(track)] for number, track in enumerate(tracks)])
         windows = cut(self.window, tracks, places)
-        found = []
-        for part in torch.arange(len(tracks)).split(1024):
-            features, _, _ = self._features(self.window, tracks, places[part.numpy()])
-            found.append(torch.einsum("bhf,hfq->bhq", features, self.weight).sort(2).values.double())
-        q = torch.cat(found)[:, :horizon]
+        context, own, _, _ = self._features(self.window, windows)
+        q = _linear(context, own, self.weight).transpose(0, 1).sort(2).values.double()[:, :horizon]
         scale, centre = torch.from_numpy(windows.scale), torch.from_numpy(windows.centre)
         return (q * scale[:, None, None] + centre[:, None, None]).transpose(1, 2)
 
     @staticmethod
-    def _features(window: Window, tracks: Sequence[Track], places: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return features (N, H, F), truth (N, H) and where it is known."""
-        data, cond = laid_out(window, cut(window, tracks, places))
+    def _features(window: Window, windows: Cut) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the context (N, C), features of every step (H, N, F), truth (H, N) and where it is known."""
+        data, cond = laid_out(window, windows)
         seen, ahead = cond.values, slice(window.context, None)
-        context = seen["given"][:, 0, : window.context]
-        parts = [context[:, None].expand(-1, window.horizon, -1), torch.ones(len(data), window.horizon, 1)]
+        parts = [torch.ones(len(data), 1, window.horizon)]
         if window.lags:
-            parts.append(look_back(seen["given"], seen["older"], window.lags)[:, :, ahead].transpose(1, 2))
-        parts += [seen[name][:, :, ahead].transpose(1, 2) for name in ("calendar", "known") if name in seen]
-        return torch.cat(parts, 2), data[:, 0, ahead], cond.values["measured"][:, 0, ahead]
+            parts.append(look_back(seen["given"], seen["older"], window.lags)[:, :, ahead])
+        parts += [seen[name][:, :, ahead] for name in ("calendar", "known") if name in seen]
+        own = torch.cat(parts, 1).permute(2, 0, 1).contiguous()
+        context = seen["given"][:, 0, : window.context].contiguous()
+        return context, own, data[:, 0, ahead].T.contiguous(), seen["measured"][:, 0, ahead].T.contiguous()
 
 
 @final
@@ -193,15 +186,16 @@ class Classical:
     """A classical model fitted to every history on its own, and simulated from its end (extra `[series]`).
 
     Args:
-        period: Steps in a season, 1 for none.
-        arima: False: exponential smoothing with additive error, damped trend and additive season (ETS(A,Ad,A)). True:
-            ARIMA(2,0,1) around sines and cosines of the season, three of each.
+        periods: Steps in every natural period, shortest first; empty for none.
+        arima: False: exponential smoothing with additive error, damped trend and additive season (ETS(A,Ad,A)), of the
+            longest period that the history holds three times. True: ARIMA(2,0,1) around sines and cosines of every
+            period, up to five of each.
         progress: Told how many series are done.
 
     Source: Hyndman et al. 2008 for the state space form of exponential smoothing; `statsmodels` fits both.
     """
 
-    period: int
+    periods: tuple[int, ...]
     arima: bool = False
     progress: Callable[[int, int], None] = lambda done, total: None
 
@@ -219,34 +213,39 @@ class Classical:
         found = []
         for number, track in enumerate(tracks):
             past = filled(track.values[-MOST_HISTORY:, None])[:, 0] if np.isfinite(track.values).any() else track.values
-            if len(past) < 2 * self.period + 10 or np.ptp(past) == 0:
-                base = _last_season(past, min(self.period, len(past)), horizon)
+            periods = [period for period in self.periods if 3 * period <= min(len(past), MOST_HISTORY)]
+            if len(past) < 20 or np.ptp(past) == 0:
+                base = _last_season(past, min(max(periods, default=1), len(past)), horizon)
                 found.append(np.tile(base, (num_samples, 1)))
             else:
                 fitted = self._arima if self.arima else self._smoothing
                 centre, scale = float(past.mean()), float(past.std())
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # a poor fit is a poor forecast, and is measured as one
-                    drawn = fitted((past - centre) / scale, horizon, num_samples, key(seed, "classical", number))
+                    name = key(seed, "classical", number)
+                    drawn = fitted((past - centre) / scale, horizon, num_samples, name, periods)
                 found.append(np.nan_to_num(drawn) * scale + centre)
             self.progress(number + 1, len(tracks))
         return torch.from_numpy(np.stack(found))
 
-    def _smoothing(self, past: NDArray[np.float64], horizon: int, count: int, seed: int) -> NDArray[np.float64]:
+    def _smoothing(
+        self, past: NDArray[np.float64], horizon: int, count: int, seed: int, periods: Sequence[int]
+    ) -> NDArray[np.float64]:
         from statsmodels.tsa.exponential_smoothing.ets import ETSModel
 
-        season: dict[str, Any] = {"seasonal": "add", "seasonal_periods": self.period} if self.period > 1 else {}
+        season: dict[str, Any] = {"seasonal": "add", "seasonal_periods": max(periods)} if periods else {}
         fit = ETSModel(past, error="add", trend="add", damped_trend=True, **season).fit(disp=False, maxiter=100)
         drawn = fit.simulate(horizon, anchor="end", repetitions=count, **_random(fit.simulate, seed))
         return np.asarray(drawn, np.float64).reshape(horizon, count).T
 
-    def _arima(self, past: NDArray[np.float64], horizon: int, count: int, seed: int) -> NDArray[np.float64]:
+    def _arima(
+        self, past: NDArray[np.float64], horizon: int, count: int, seed: int, periods: Sequence[int]
+    ) -> NDArray[np.float64]:
         from statsmodels.tsa.arima.model import ARIMA
 
         step = np.arange(len(past) + horizon)
-        waves = [
-            f(2 * np.pi * k * step / self.period) for k in range(1, 4) if 2 * k < self.period for f in (np.sin, np.cos)
-        ]
+        rates = sorted({k / period for period in periods for k in range(1, 6) if 2 * k < period})
+        waves = [wave(2 * np.pi * rate * step) for rate in rates for wave in (np.sin, np.cos)]
         outside = np.stack(waves, 1) if waves else None
         known = None if outside is None else outside[: len(past)]
         ahead = None if outside is None else outside[len(past) :]
@@ -270,6 +269,14 @@ def _random(simulate: Callable[..., object], seed: int) -> dict[str, np.random.G
 
 def _levels() -> Tensor:
     return torch.arange(1, LEVELS + 1) / (LEVELS + 1)
+
+
+def _linear(context: Tensor, own: Tensor, weight: Tensor) -> Tensor:
+    """Apply weights (H, C + F, Q) to a context (B, C), which all steps share, and features of every step (H, B, F)."""
+    horizon, _, levels = weight.shape
+    shared, single = weight[:, : context.shape[1]], weight[:, context.shape[1] :]
+    out = context @ shared.transpose(0, 1).reshape(context.shape[1], horizon * levels)
+    return out.reshape(len(context), horizon, levels).transpose(0, 1) + torch.bmm(own, single)
 
 
 def _last_season(past: NDArray[np.float64], period: int, horizon: int) -> NDArray[np.float64]:
