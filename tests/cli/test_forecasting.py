@@ -136,6 +136,17 @@ def test_an_evaluation_has_baselines_on_the_same_windows(folder, capsys):
             "a value every hour, but this system was trained on one every day",
         ),
         ("impute run --data bare.csv --out x.csv", 1, "no column 'price' to know in advance"),
+        ("sample run", 2, "use condiff forecast run --data PATH"),
+        ("train flat.csv --out y", 1, "never changes before any of its windows"),
+        ("train zero.csv --out y", 1, "never changes before any of its windows"),
+        ("train one.csv --out y", 1, "the longest series has 1 step(s), but a horizon of"),
+        ("train twice.csv --out y", 1, "1 time(s) appear more than once (2024-01-04 00:00:00): keep one row for each"),
+        (
+            "train clocks.csv --out y",
+            1,
+            "as on local clocks when summer time ends: write times in UTC or with their offset",
+        ),
+        ("train mixed.csv --out y", 1, "give series of different frequency in files of their own"),
         ("train digits --horizon 5 --out y", 1, "horizon and context are for series, but this is images"),
         ("train traffic --horizon 9000 --out y", 1, "the longest series has 17520 step(s)"),
         ("train sales.csv --horizon 90 --out y", 1, "give a --horizon of at most 39"),
@@ -146,7 +157,40 @@ def test_wrong_input_gets_one_line(folder, capsys, words, code, needle):
     hours = [f"{DAYS[k // 24]} {k % 24:02d}:00,{k % 24},{1}" for k in range(100)]
     (folder / "hourly.csv").write_text("\n".join(["date,v,price", *hours]))
     (folder / "bare.csv").write_text("\n".join(["date,v", *(f"{day},{k}" for k, day in enumerate(DAYS))]))
+    (folder / "flat.csv").write_text("\n".join(["date,v", *(f"{day},5" for day in DAYS)]))
+    (folder / "zero.csv").write_text("\n".join(["date,v", *(f"{day},0" for day in DAYS)]))
+    (folder / "one.csv").write_text("date,v\n2024-01-01,5")
+    (folder / "twice.csv").write_text(
+        "\n".join(["date,v", *(f"{day},{k}" for k, day in enumerate(DAYS)), f"{DAYS[3]},1"])
+    )
+    clocks = [f"2024-10-27 {h:02d}:00,{h}" for h in (0, 1, 2, 2, 3, 4, 5, 6)]
+    (folder / "clocks.csv").write_text("\n".join(["date,v", *clocks]))
+    mixed = [*(f"a,{day},{k}" for k, day in enumerate(DAYS)), *(f"b,{row[:16]},{k}" for k, row in enumerate(hours))]
+    (folder / "mixed.csv").write_text("\n".join(["item_id,date,v", *mixed]))
     assert main(words.split()) == code
     said = capsys.readouterr().err.strip().splitlines()
     assert needle in said[-1], said
     assert not (folder / "x.csv").exists()
+
+
+def test_progress_says_how_long_it_will_take(capsys, monkeypatch):
+    from condiff.cli import forecasting
+
+    clock = iter([0.0, 0.5, 20.0, 21.0, 40.0])
+    monkeypatch.setattr(forecasting.time, "monotonic", lambda: next(clock))
+    told = forecasting.Left("draws")
+    for done in (1, 50, 51, 100):
+        told(done, 100)
+    assert capsys.readouterr().err.splitlines() == ["draws: 50 of 100, about 20 s left"]  # not at once, nor too often
+
+
+def test_the_doctor_proposes_a_horizon(folder, capsys):
+    assert main(["doctor", "sales.csv"]) == 0
+    assert "condiff train sales.csv --horizon 7" in capsys.readouterr().out
+    entries = [{"start": "2024-01-01", "target": list(range(400)), "freq": "h"}] * 2
+    (folder / "entries.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    assert main(["doctor", "entries.jsonl"]) == 0
+    assert "condiff train entries.jsonl --horizon 24" in capsys.readouterr().out
+    (folder / "broken.jsonl").write_text('{"start": "2024-01-01", "target": [1, 2]}')
+    assert main(["doctor", "broken.jsonl"]) == 1
+    assert "tell the frequency" in capsys.readouterr().out

@@ -95,6 +95,10 @@ def run(words: list[str]) -> int:
         from condiff.cli.writing import run_text
 
         return run_text(arguments, system, conditions)
+    if "given" in system.schema and "window" in system.data.get("meta", {}):
+        raise UsageError(
+            f"this run continues series: use condiff forecast {arguments.run} --data PATH, or condiff impute for gaps"
+        )
     asked = next((name for name in ("prompt", "infill", "length") if getattr(arguments, name) is not None), None)
     if asked:
         raise UsageError(

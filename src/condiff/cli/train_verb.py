@@ -149,10 +149,13 @@ def run(words: list[str]) -> int:
     if not lead():
         return 0
     write_report(run_folder)
-    say(
-        f"done: look at {run_folder / 'report.html'}, "
-        f"or draw samples with: condiff sample {shlex.quote(str(run_folder))}"
+    name = shlex.quote(str(run_folder))
+    onward = (
+        f"continue your series with: condiff forecast {name}, and judge it with: condiff eval {name}"
+        if "window" in splits.train.meta
+        else f"or draw samples with: condiff sample {name}"
     )
+    say(f"done: look at {run_folder / 'report.html'}, {onward}")
     if arguments.json:
         emit(_summary(run_folder, recipe_name, size))
     return 0

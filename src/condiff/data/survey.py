@@ -18,6 +18,7 @@ from condiff.data import arrays, corpus, files, kinds, panel, splits, tables
 from condiff.data.columns import looks
 from condiff.data.estimate import propose
 from condiff.data.inspect import Inspection
+from condiff.data.tracks import read_tracks
 
 TINY = {"images": 100, "text": 100, "vectors": 100, "volumes": 20, "poses": 100, "series": 200}
 """Fewer examples (time steps for series) than this are worth a warning."""
@@ -123,6 +124,8 @@ def _file(place: Path, path: str, kind: str, steps: int, batch_size: int) -> Ins
         return _arrays(place, path, steps, batch_size)
     if kind == "text":
         return _texts(place, path, steps, batch_size)
+    if kind == "series" and files.ending(place) not in files.TABLES:
+        return _entries(path, steps, batch_size)
     table = tables.parse(place)
     return _series(table, path, steps, batch_size) if kind == "series" else _vectors(table, path, steps, batch_size)
 
@@ -171,11 +174,33 @@ def _series(table: tables.Table, path: str, steps: int, batch_size: int) -> Insp
         problems = (f"the shortest series has {min(lengths)} steps, too few for a test part: give at least 20",)
     proposal = None
     if not problems:
-        ahead = found.period if found.period > 1 else 8
-        ahead = min(ahead, max((max(lengths) - 2) // 3, 1))
-        window = 4 * ahead if found.period <= 100 else 2 * ahead
-        proposal = propose(path, "series", (1, window), total, {"horizon": ahead}, steps, batch_size)
+        ahead = _horizon(found.period, max(lengths))
+        proposal = propose(path, "series", (1, 4 * ahead), total, {"horizon": ahead}, steps, batch_size)
     return Inspection(path, "series", total, facts, {}, problems, tuple(warnings), proposal)
+
+
+def _entries(path: str, steps: int, batch_size: int) -> Inspection:
+    """Look at series in JSON lines."""
+    found = read_tracks(path)
+    lengths = [len(track) for track in found.tracks]
+    facts: dict[str, object] = {
+        "layout": "JSON lines of gluonts",
+        "items": len(lengths),
+        "steps_of_an_item": [min(lengths), max(lengths)],
+        "step": found.frequency.name,
+        "step_seconds": found.frequency.seconds,
+        "period": found.frequency.period,
+        "missing_values": found.missing,
+    }
+    ahead = _horizon(found.frequency.period, max(lengths))
+    proposal = propose(path, "series", (1, 4 * ahead), sum(lengths), {"horizon": ahead}, steps, batch_size)
+    warnings = (*found.remarks, *weigh("series", min(lengths), {}))
+    return Inspection(path, "series", sum(lengths), facts, {}, (), warnings, proposal)
+
+
+def _horizon(period: int, longest: int) -> int:
+    """Propose how far to forecast: a natural period, if the longest series has room for it."""
+    return max(min(period if period > 1 else 8, (longest - 2) // 3), 1)
 
 
 def _vectors(table: tables.Table, path: str, steps: int, batch_size: int) -> Inspection:
