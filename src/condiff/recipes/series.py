@@ -41,11 +41,12 @@ def series(
     Args:
         window: How series are laid out, as `Window.to_json` writes it; the data decide.
         conditions: What each condition holds, as `schema_to_json` writes it; the data decide.
-        width: Features of a token of the transformer, a multiple of 32.
-        depth: Number of its blocks.
+        width: Features of a token of the transformer, a multiple of 32; 32 for few windows, which the data decide.
+        depth: Number of its blocks; 2 for few windows.
         patch: Steps in a token.
         future: Share of training rows that learn to forecast; the others learn to fill gaps.
-        drop: Share of training rows whose item and classes are dropped, so that new ones can be forecast.
+        drop: Share of training rows whose item and classes are dropped, so that new ones can be forecast; 0.5 for few
+            windows, where an item is learned by heart.
         num_steps: Default number of sampling steps.
         about: Where the data came from; the data decide.
     """
