@@ -38,7 +38,7 @@ def wavy(count=120, seed=0):
 @pytest.fixture(scope="module")
 def system():
     splits = windowed_tracks(tracks_of(wavy(), wavy(90, 1)), horizon=5, context=12)
-    made = series(**series.measure(splits), width=32, depth=1, num_steps=3)
+    made = series(**{**series.measure(splits), "width": 32, "depth": 1, "num_steps": 3})
     scrambled(made.denoiser)
     return made
 
@@ -154,7 +154,7 @@ def test_a_backtest_shows_the_past_alone():
 
 def replace_window(tracks):
     splits = windowed_tracks(tracks, horizon=5, context=12)
-    return series(**series.measure(splits), width=32, depth=1)
+    return series(**{**series.measure(splits), "width": 32, "depth": 1})
 
 
 def test_forecasters_meet_on_the_same_windows(system):
