@@ -9,6 +9,8 @@ import torch
 
 from condiff.core import Categorical, Condition, RowRng, SharedRng
 from condiff.core.estimate import Moments
+from condiff.core.process import Draw
+from condiff.guidance import TopP
 from condiff.objectives import (
     AnyOrder,
     CleanError,
@@ -23,7 +25,17 @@ from condiff.objectives import (
     StepBound,
     StepNats,
 )
-from condiff.process import Absorbing, Flow, Gaussian, LinearMasking, MaskAndReplace, Velocity
+from condiff.process import (
+    Absorbing,
+    Flow,
+    Gaussian,
+    Importance,
+    LinearMasking,
+    MaskAndReplace,
+    UniformTime,
+    Velocity,
+    draw_times,
+)
 
 K, L, B, T = 4, 8, 6, 50
 PROCESS = MaskAndReplace(K, T)
@@ -58,6 +70,11 @@ def test_a3_absorbing_limit_of_the_step_term():
     expected = u * torch.where(x == K, nats, 0.0).sum(1)
     torch.testing.assert_close(StepNats(pure, T)(x, t, est, DATA), expected, atol=1e-12, rtol=1e-9)
     torch.testing.assert_close(expected, u * CleanNats(K)(x, t, est, DATA))
+    # The same from the posteriors themselves, by Bayes' rule and the definition of KL.
+    certain = torch.where(torch.arange(K) == DATA[..., None], 0.0, -torch.inf).double()
+    truth, guess = (pure.posterior(x, t, t - 1 / T, one) for one in (certain, est.logits))
+    whole = torch.where(truth > -torch.inf, truth.exp() * (truth - guess), 0.0).sum((1, 2))
+    torch.testing.assert_close(whole, expected, atol=1e-10, rtol=1e-8)
     # The trace of replacing changes masks by about its own size only. (At a visible token it asks of the estimate, which
     # here does not look, that it be sure of it.)
     hidden = torch.full_like(x, K)
@@ -73,6 +90,20 @@ def test_a3_the_absorbing_process_has_the_same_term():
     torch.testing.assert_close(found, CleanNats(K)(x, t, denoiser()(x, t, None), DATA) / (t * T))
 
 
+def test_without_replacing_gradients_are_finite_and_a_negative_against_what_is_visible_counts_at_masks_only():
+    pure = MaskAndReplace(K, T, replaced=0.0)
+    table = TABLE.clone().requires_grad_()
+    x, t = torch.where(torch.arange(L) % 2 == 0, K, DATA), torch.full((B,), 0.5, dtype=torch.float64)
+    draw = Draw(x, t, {"data": DATA})
+    objective = Contrastive(StepBound(pure), StepNats(pure, T), OtherRows("label", 3), InfoNCE())
+    objective(denoiser(table), DATA, COND, rng=SharedRng(0), draw=draw).rows.sum().backward()
+    assert bool(table.grad.isfinite().all())
+    assert bool((table.grad[::2] != 0.0).any())
+    changed = torch.where(x == K, DATA, (DATA + 1) % K)
+    est = denoiser()(x, t, None)
+    assert torch.equal(StepNats(pure, T)(x, t, est, changed), StepNats(pure, T)(x, t, est, DATA))
+
+
 def test_the_bound_is_the_cross_entropy_of_an_estimate_without_context():
     """num_steps x mean + prior = -log p(x_0) for a network that ignores x: the terms of a bound telescope."""
     process = MaskAndReplace(K, T, replaced=0.0)
@@ -86,6 +117,44 @@ def test_the_bound_is_the_cross_entropy_of_an_estimate_without_context():
     first = process.levels(torch.full((1,), 1.0, dtype=torch.float64))[0]
     # u_i c~_i = a~_(i-1) - a~_i sums to 1 - a~_T.
     assert float(total) == pytest.approx(float(nats.sum() * (1 - first)), rel=1e-9)
+
+
+def test_importance_times_keep_the_bound_and_each_step_its_own_weight():
+    """E over times of weight x term is the plain mean over steps, whatever density the steps are drawn with."""
+    steps = 4
+    process = MaskAndReplace(K, steps, replaced=0.0)
+    law = Importance((1.0, 5.0, 2.0, 8.0))
+
+    def est(x, t, cond):
+        return Categorical(torch.log_softmax(TABLE * t[:, None, None], -1).expand(len(x), L, K))
+
+    def term(i, times):
+        t = torch.tensor([i / steps], dtype=torch.float64)
+        draw = Draw(torch.full((1, L), K), t, {"data": DATA[:1]})
+        return float(StepBound(process, times=times)(est, DATA[:1], None, rng=SharedRng(0), draw=draw).rows[0])
+
+    chance = torch.tensor(law.density, dtype=torch.float64) / sum(law.density)
+    plain = sum(term(i, UniformTime()) for i in range(1, steps + 1)) / steps
+    weighed = sum(float(chance[i - 1]) * term(i, law) for i in range(1, steps + 1))
+    assert weighed == pytest.approx(plain, rel=1e-12)
+    drawn = draw_times(law, (40_000,), schedule=Flow(), rng=SharedRng(0))
+    share = torch.bincount((drawn * steps).ceil().long(), minlength=steps + 1)[1:] / 40_000
+    assert (share - chance).abs().max() < 0.01
+
+
+def test_truncation_keeps_the_top_mass_and_the_posterior_stays_normal():
+    """VQ-Diffusion's top-r: a token outside of the smallest set that holds r of the mass is never written."""
+    p = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
+    cut = TopP(lambda x, t, cond: Categorical(p.log().expand(len(x), 1, K)), 0.86)
+    hidden, t = torch.full((2000, 1), K), torch.tensor(1.0, dtype=torch.float64)
+    est = cut(hidden, t, None)
+    made = PROCESS.reverse(hidden, t, torch.zeros_like(t), est, eta=0.0, rng=SharedRng(0))
+    assert set(made.flatten().tolist()) == {0, 1, 2}
+    found = PROCESS.posterior(hidden[:1], t, t / 2, torch.log_softmax(est.logits[:1], -1)).exp()[0, 0]
+    assert float(found.sum()) == pytest.approx(1.0)
+    torch.testing.assert_close(found[:3] / found[:3].sum(), p[:3] / p[:3].sum(), atol=1e-6, rtol=0)
+    # The trace of replacing, 1e-6 in all, is all that is left of it.
+    assert float(found[3]) < 1e-6
 
 
 def test_a4_no_weight_is_the_base_bit_for_bit():

@@ -46,9 +46,9 @@ class StepNats:
         """Return nats (..., B) of targets (..., B, *S) at states x (B, *S) and times t, (B,)."""
         axis = target.ndim - x.ndim + 1
         s = (t - 1.0 / self.num_steps).clamp_min(0.0)
-        if isinstance(self.process, Absorbing):
+        if isinstance(self.process, Absorbing) or self.process.replaced == 0.0:
             hidden = x == self.process.mask
-            keep_t, keep_s = (1.0 - self.process.masked(one) for one in (t, s))
+            keep_t, keep_s = (self._kept(one) for one in (t, s))
             chance = expand((keep_s - keep_t) / (1.0 - keep_t).clamp_min(1e-12), x)
             nats = torch.where(hidden, -_of(torch.log_softmax(est.logits, -1), target), 0.0)
             return (chance * nats).flatten(axis).sum(axis)
@@ -60,6 +60,9 @@ class StepNats:
         # 0 log 0 = 0, and a finite difference only where the truth can be.
         terms = torch.where(truth > -torch.inf, truth.exp() * (truth - guess), 0.0)
         return terms.flatten(axis).sum(axis)
+
+    def _kept(self, t: Tensor) -> Tensor:
+        return 1.0 - self.process.masked(t) if isinstance(self.process, Absorbing) else self.process.levels(t)[0]
 
 
 @final
@@ -94,7 +97,7 @@ class StepBound:
     Args:
         process: The process.
         auxiliary: Weight of the cross-entropy of all tokens, whose part is to teach the network early.
-        times: Law of the times, rounded up to steps.
+        times: Law of the times, rounded up to steps; an `Importance` with one bin a step keeps the bound unbiased.
 
     Source: Gu et al. 2022 (VQ-Diffusion), with 5e-4; official code has 2 - t for pictures and 1 + t for music.
     """
@@ -116,14 +119,14 @@ class StepBound:
         steps = self.process.num_steps
         if draw is None:
             t = draw_times(self.times, data.shape[:1], schedule=Flow(), rng=rng).to(data.device)
-            t = (t * steps).ceil().clamp(1, steps) / steps
-            draw = self.process.draw(data, t, rng=rng)
+            draw = self.process.draw(data, (t * steps).ceil().clamp(1, steps) / steps, rng=rng)
         t = draw.t
         est = denoiser(draw.x, t, cond)
         nats = StepNats(self.process, steps)(draw.x, t, est, data)
         if self.auxiliary:
             nats = nats + self.auxiliary * (1.0 + t) * CleanNats()(draw.x, t, est, data)
-        weight = self.times.weight(t)
+        # A step's weight is the law's inside its interval: at its end a law of bins is already in the next one.
+        weight = self.times.weight(t - 0.5 / steps)
         rows = (nats if weight is None else nats * weight) / data[0].numel()
         return Loss(rows.to(est.logits.dtype))
 

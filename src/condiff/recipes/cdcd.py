@@ -56,6 +56,7 @@ def cdcd(
     weight: float = 0.5,
     count: int = 4,
     drop: float = 0.0,
+    replaced: float = 1e-6,
     num_train_steps: int = 80,
     num_steps: int = 20,
     width: int = 96,
@@ -75,13 +76,14 @@ def cdcd(
         weight: Weight of the contrast; 0 is plain VQ-Diffusion.
         count: Negatives of a row.
         drop: Share of training rows whose conditions are dropped, for guidance.
+        replaced: Chance that a token is replaced instead of masked; 0 only masks.
         num_train_steps: Steps of the bound.
         num_steps: Default number of sampling steps.
         width: Features of a token in the transformer, a multiple of 32.
         about: Where the data came from; the data decide.
     """
     schema = schema_from_json(conditions or {})
-    process = MaskAndReplace(vocabulary, num_train_steps)
+    process = MaskAndReplace(vocabulary, num_train_steps, replaced=replaced)
     tied = next(iter(schema), "")
     wrong = OtherRows(tied, count) if negatives == "rows" else Shuffled(min(8, length), count)
     form = InfoNCE() if contrast == "infonce" else Difference()
