@@ -10,9 +10,9 @@ from condiff import codecs, guidance, nn, objectives, oracles, process, solvers
 PACKAGES = [process, solvers, guidance, objectives, oracles, codecs, nn]
 # Protocols, records and functions: nothing to instantiate.
 WITHOUT = {
-    "Bridge", "Clock", "Coupling", "pair_cost", "Frame", "Grid", "Latent", "Masking", "TimeLaw", "draw_times",  # process
+    "Bridge", "Clock", "Coupling", "pair_cost", "Frame", "Grid", "Latent", "Masking", "Paired", "Partitions", "block_ids", "TimeLaw", "draw_times",  # process
     "Diffusion", "Ending", "Pool",  # solvers
-    "ANCHOR", "Energy", "by_first", "by_input", "expected_calls", "expected_changes", "from_omega",  # guidance
+    "ANCHOR", "Energy", "Judge", "Ratios", "by_first", "by_input", "expected_calls", "expected_changes", "from_omega",  # guidance
     "Form", "Negatives", "Score", "Weight", "rising", "step_divergence",  # objectives
     "Known", "at_noise",  # solvers
     "clusters", "endpoints", "patches", "ring",  # oracles

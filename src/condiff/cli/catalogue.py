@@ -109,6 +109,15 @@ SYSTEMS = (
         "steps as well as without it in 80; the official weight of 5e-5 changes nothing",
     ),
     Entry(
+        "ctrldiff",
+        "CtrlDiff: text in blocks of learned sizes, with guidance by a classifier",
+        2025,
+        "text",
+        "ctrldiff",
+        "one network's bound rises with the block size; a learned block size lies between the best fixed one and "
+        "hindsight; a classifier guides text to its class; blocks that are remembered equal blocks that are read again",
+    ),
+    Entry(
         "pfgmpp",
         "PFGM++: diffusion with heavier-tailed noise, more tolerant of errors",
         2023,

@@ -1,6 +1,7 @@
 """Guidance: denoisers around denoisers."""
 
 from condiff.guidance.cfg import CFG, Autoguidance, Composed, Everywhere, Interval, Rescaled, from_omega
+from condiff.guidance.classified import BestTokens, Classified, EveryToken, Judge, Ratios, Taylor
 from condiff.guidance.energy import Classifier, CleanLoss, Energy, Guided, Sum
 from condiff.guidance.experts import ByTime
 from condiff.guidance.linear import LinearReward
@@ -12,19 +13,25 @@ __all__ = [
     "ANCHOR",
     "CFG",
     "Autoguidance",
+    "BestTokens",
     "ByTime",
+    "Classified",
     "Classifier",
     "CleanLoss",
     "Composed",
     "Energy",
+    "EveryToken",
     "Everywhere",
     "Guided",
     "Interval",
+    "Judge",
     "LinearReward",
     "Memo",
+    "Ratios",
     "Rescaled",
     "ResidualCFG",
     "Sum",
+    "Taylor",
     "Temperature",
     "TopK",
     "TopP",

@@ -63,6 +63,28 @@ def block_causal(count: int, block: int, device: torch.device, start: Tensor | N
     return index[..., :, None] >= index[..., None, :]
 
 
+def paired_mask(blocks: Tensor) -> Tensor:
+    """Make the mask of one pass over a noised sequence and its clean copy, for blocks of any sizes.
+
+    Noised tokens see their own noised block and all clean blocks before it; clean tokens see the clean ones up to
+    themselves; nobody clean sees anything noised.
+
+    Args:
+        blocks: Number of every token's block, rising along the sequence, int64 (B, L).
+
+    Returns: Bool (B, 1, 2 L, 2 L), queries by keys, the noised half first.
+
+    Source: Arriola et al. 2025 (block diffusion), with the blocks of each row given instead of one size. There a clean
+        token sees its whole block; here what is remembered of a text does not depend on how the text was cut, so that
+        what a block costs depends on its place and size alone.
+    """
+    own, other = blocks[:, :, None], blocks[:, None, :]
+    noised = torch.cat([own == other, other < own], -1)
+    causal = torch.ones_like(own == other).tril()
+    clean = torch.cat([torch.zeros_like(causal), causal], -1)
+    return torch.cat([noised, clean], 1)[:, None]
+
+
 def rotary(place: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
     """Return cosines and sines of the angles by which queries and keys at a place are turned.
 

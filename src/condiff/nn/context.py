@@ -5,6 +5,7 @@
 | `context.<layer>.k`, `context.<layer>.v` | (B, P, width) | keys and values of earlier tokens, the oldest first       |
 | `context.length`                      | (B,) int64    | frames or tokens that row b holds; the rest of P is filler |
 | `context.position`                    | (B,) int64    | place of the next frame or token in the whole sequence    |
+| `context.last`                        | (B, width)    | what the last layer reads of the newest of them, if kept  |
 
 A row in which any of these names is absent has no context. Whoever forgets old frames cuts keys and values, lowers
 `context.length` and leaves `context.position` as it is.
@@ -23,6 +24,8 @@ from condiff.core.condition import Condition
 
 PREFIX = "context."
 """How the names of a context start."""
+
+LAST = f"{PREFIX}last"
 
 
 @final
@@ -57,7 +60,7 @@ def read(cond: Condition | None, depth: int, x: Tensor, cells: int) -> Context:
     Raises:
         ValueError: If some of the names are missing, or a name beginning with `context.` belongs to no layer.
     """
-    names = [] if cond is None else [name for name in cond.values if name.startswith(PREFIX)]
+    names = [] if cond is None else [name for name in cond.values if name.startswith(PREFIX) and name != LAST]
     if cond is None or not names:
         nothing = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
         return Context((), nothing, nothing)
@@ -80,7 +83,9 @@ def _valid(length: Tensor, cells: int, slots: int) -> Tensor:
     return torch.arange(slots, device=length.device) < cells * length[:, None]
 
 
-def extend(cond: Condition | None, context: Context, kept: Sequence[tuple[Tensor, Tensor]], times: int) -> Condition:
+def extend(
+    cond: Condition | None, context: Context, kept: Sequence[tuple[Tensor, Tensor]], times: int, last: Tensor
+) -> Condition:
     """Append keys and values to the context of a condition, right behind what each row already holds.
 
     Args:
@@ -88,6 +93,7 @@ def extend(cond: Condition | None, context: Context, kept: Sequence[tuple[Tensor
         context: Its context.
         kept: New keys and values (B, N, width) of every layer.
         times: Number of frames or tokens these belong to.
+        last: What the last layer reads of the newest, (B, width).
 
     Returns: The condition with a context that is longer by `times` in every row.
     """
@@ -103,4 +109,5 @@ def extend(cond: Condition | None, context: Context, kept: Sequence[tuple[Tensor
             values[f"{PREFIX}{i}.{part}"] = longer.scatter(1, slots[..., None].expand(-1, -1, width), fresh)
     values[f"{PREFIX}length"] = context.length + times
     values[f"{PREFIX}position"] = context.position + times
+    values[LAST] = last
     return Condition.of(**values) if cond is None else cond.adding(**values)

@@ -211,23 +211,41 @@ class DiT(nn.Module):
         out = self.layout.merge(_unpatchify(patches, self.patch, grid.shape[2:]))
         return out.to(x.dtype)
 
-    def features(self, x: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
-        """Return what the last layer reads, one vector a patch, (B, N, W); arguments and errors as for the network."""
-        tokens, film, _ = self._run(self.layout.split(x, self.layout.channels), t, cond)
+    def features(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Condition | None = None,
+        *,
+        mask: Tensor | None = None,
+        places: Tensor | None = None,
+    ) -> Tensor:
+        """Return what the last layer reads, one vector a patch, (B, N, W); arguments and errors as for the network.
+
+        Args:
+            x, t, cond: As for the network.
+            mask: Which keys each query may see, bool, broadcastable to (B, 1, N, N), in place of the network's own.
+            places: Where the tokens stand, (N,) or (B, N), in place of 0 to N - 1; for rotary attention.
+        """
+        tokens, film, _ = self._run(self.layout.split(x, self.layout.channels), t, cond, mask, places)
         shift, scale = film[-2:]
         return modulate(rms_norm(tokens), scale, shift).flatten(1, 2)
 
-    def remember(self, cond: Condition | None, x: Tensor, t: Tensor | None = None) -> Condition:
+    def remember(
+        self, cond: Condition | None, x: Tensor, t: Tensor | None = None, *, block: int | None = None
+    ) -> Condition:
         """Add the keys and values of a clean block to a condition.
 
         Args:
             cond: The condition the block was made with; its context, if any, comes before the block.
             x: The block, a state in the layout of this network.
             t: Its times, () or as the layout allows; None is 0, clean.
+            block: Frames or tokens within which x sees itself whole; the network's own blocks if None.
 
         Returns: The condition with the names `context.<layer>.k` and `context.<layer>.v` (B, P, width),
-            `context.length` (B,), the number of frames or tokens they hold in each row, and `context.position` (B,),
-            the place of the next one.
+            `context.length` (B,), the number of frames or tokens they hold in each row, `context.position` (B,), the
+            place of the next one, and `context.last` (B, width), the features of the newest: what decides on the next
+            block for the price of no call.
 
         Raises:
             ValueError: If attention is not causal, so that what was remembered could depend on what follows.
@@ -235,12 +253,20 @@ class DiT(nn.Module):
         if self.block is None:
             raise ValueError("a DiT without causal blocks cannot remember; build it with block=<frames or tokens>")
         grid = self.layout.split(x, self.layout.channels)
-        _, _, kept = self._run(grid, grid.new_zeros(()) if t is None else t, cond)
+        tokens, film, kept = self._run(grid, grid.new_zeros(()) if t is None else t, cond, block=block)
         context = read(cond, len(self.blocks), grid, kept[0][0].shape[1] // grid.shape[2])
-        return extend(cond, context, kept, grid.shape[2])
+        shift, scale = film[-2:]
+        last = modulate(rms_norm(tokens[:, -1:]), scale[:, -1:], shift[:, -1:])[:, 0, -1]
+        return extend(cond, context, kept, grid.shape[2], last)
 
     def _run(
-        self, grid: Tensor, t: Tensor, cond: Condition | None
+        self,
+        grid: Tensor,
+        t: Tensor,
+        cond: Condition | None,
+        seen: Tensor | None = None,
+        places: Tensor | None = None,
+        block: int | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...], list[tuple[Tensor, Tensor]]]:
         """Return tokens (B, T, S, W), all modulations, and the keys and values of every block."""
         check_time(t, grid.shape[0], grid.shape[2 : 2 + self.layout.timed])
@@ -253,13 +279,13 @@ class DiT(nn.Module):
         tokens = self.enter(patches)
         turn = None
         if self.rotary:
-            turn = rotary(self._places(cells, context, grid.device)[0], self.rotary)
+            turn = rotary(self._places(cells, context, grid.device)[0] if places is None else places, self.rotary)
         else:
             axes = self._places(cells, context, grid.device)
             tokens = tokens + grid_positions(axes, self.enter.out_features).to(patches.dtype)
         tokens = tokens.unflatten(1, (times, -1))
         film = self._films(t, said)
-        mask = self._mask(times, tokens.shape[2], context, grid.device)
+        mask = self._mask(times, tokens.shape[2], context, grid.device, block) if seen is None else seen
         kept = []
         for i, body in enumerate(self.blocks):
             past = None if context is None or not context.layers else context.layers[i]
@@ -283,12 +309,15 @@ class DiT(nn.Module):
             axes[0] = axes[0] + context.position[:, None]
         return axes
 
-    def _mask(self, times: int, cells: int, context: Context | None, device: torch.device) -> Tensor | None:
-        if self.block is None:
+    def _mask(
+        self, times: int, cells: int, context: Context | None, device: torch.device, block: int | None
+    ) -> Tensor | None:
+        block = self.block if block is None else block
+        if block is None:
             return None
         if context is None or not context.layers:
-            return block_causal(times * cells, self.block * cells, device)
-        own = block_causal(times * cells, self.block * cells, device, context.position * cells)
+            return block_causal(times * cells, block * cells, device)
+        own = block_causal(times * cells, block * cells, device, context.position * cells)
         earlier = context.valid(cells)[:, None, :].expand(-1, own.shape[1], -1)
         return torch.cat([earlier, own], 2)[:, None]
 

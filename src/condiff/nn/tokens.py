@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from condiff.core.condition import Condition, Kind
+from condiff.nn.attention import paired_mask
 from condiff.nn.dit import DiT, DiTSize
 from condiff.nn.init import initialise
 from condiff.nn.layout import Tokens
@@ -40,6 +42,7 @@ class TokenDiT(nn.Module):
     ) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary + 1, size.width)
+        self.width = size.width
         self.body = DiT(
             Tokens(size.width),
             size,
@@ -65,9 +68,33 @@ class TokenDiT(nn.Module):
         """Return logits (B, L, V)."""
         return self.head(self.hidden(x, t, cond))
 
-    def remember(self, cond: Condition | None, x: Tensor, t: Tensor | None = None) -> Condition:
+    def paired(self, x: Tensor, data: Tensor, blocks: Tensor, cond: Condition | None = None) -> Tensor:
+        """Return the logits of every block given the clean blocks before it, all in one pass, (B, L, V).
+
+        Args:
+            x: Noised ids (B, L).
+            data: Clean ids (B, L).
+            blocks: Number of every token's block, rising, int64 (B, L).
+            cond: The condition.
+        """
+        length = x.shape[1]
+        places = torch.arange(length, device=x.device).repeat(2)
+        both = self.embed(torch.cat([x, data], 1))
+        hidden = self.body.features(
+            both, torch.zeros((), device=x.device), cond, mask=paired_mask(blocks), places=places
+        )
+        return self.head(hidden[:, :length])
+
+    def states(self, data: Tensor, cond: Condition | None = None) -> Tensor:
+        """Return what the network makes of every prefix of clean ids (B, L): (B, L, W), the last token read last."""
+        causal = torch.ones(data.shape[1], data.shape[1], dtype=torch.bool, device=data.device).tril()
+        return self.body.features(self.embed(data), torch.zeros((), device=data.device), cond, mask=causal)
+
+    def remember(
+        self, cond: Condition | None, x: Tensor, t: Tensor | None = None, *, block: int | None = None
+    ) -> Condition:
         """Add the keys and values of a clean block of ids (B, L) to a condition; see `DiT.remember`."""
-        return self.body.remember(cond, self.embed(x), t)
+        return self.body.remember(cond, self.embed(x), t, block=block)
 
 
 class TokenMLP(nn.Module):

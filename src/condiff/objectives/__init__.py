@@ -1,5 +1,6 @@
 """Objectives: losses that return one number a row."""
 
+from condiff.objectives.blocks import BlockOrder
 from condiff.objectives.bound import Bound, Hybrid, step_divergence
 from condiff.objectives.consistency import CTM, Consistency, Curriculum
 from condiff.objectives.contrastive import (
@@ -28,6 +29,7 @@ __all__ = [
     "CTM",
     "Antithetic",
     "AnyOrder",
+    "BlockOrder",
     "Bound",
     "CleanError",
     "CleanNats",

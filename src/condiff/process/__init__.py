@@ -1,6 +1,7 @@
 """Processes: how data are corrupted, and the schedules, noise laws, targets, grids and time laws they are made of."""
 
 from condiff.process.absorbing import Absorbing, GeometricMasking, LinearMasking, Masking, TimeFree, Unmasked
+from condiff.process.blocks import Blockwise, EqualBlocks, Paired, Partitions, RandomBlocks, block_ids
 from condiff.process.bridge import (
     Bridge,
     Brownian,
@@ -40,6 +41,7 @@ __all__ = [
     "EDM",
     "VP",
     "Absorbing",
+    "Blockwise",
     "Bridge",
     "Brownian",
     "Clock",
@@ -49,6 +51,7 @@ __all__ = [
     "Diagonal",
     "Drift",
     "EncodingDecoding",
+    "EqualBlocks",
     "Fields",
     "Flow",
     "FlowClock",
@@ -83,10 +86,13 @@ __all__ = [
     "Normal",
     "Offset",
     "OneSided",
+    "Paired",
     "Parabola",
+    "Partitions",
     "PerClass",
     "Preconditioned",
     "ProcessTime",
+    "RandomBlocks",
     "Ratio",
     "Score",
     "Sigmoids",
@@ -110,6 +116,7 @@ __all__ = [
     "V",
     "VarianceHead",
     "Velocity",
+    "block_ids",
     "draw_times",
     "pair_cost",
 ]

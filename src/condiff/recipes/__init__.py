@@ -6,6 +6,7 @@ import difflib
 from importlib.metadata import entry_points
 
 from condiff.recipes.cdcd import cdcd
+from condiff.recipes.ctrldiff import ctrldiff
 from condiff.recipes.digits import digits
 from condiff.recipes.evodiff import evodiff
 from condiff.recipes.images import images
@@ -25,6 +26,7 @@ from condiff.train.recipe import Recipe, recipe
 __all__ = [
     "Recipe",
     "cdcd",
+    "ctrldiff",
     "digits",
     "evodiff",
     "find",
@@ -48,6 +50,7 @@ _OURS = {
     made.name: made
     for made in (
         cdcd,
+        ctrldiff,
         digits,
         evodiff,
         images,

@@ -10,7 +10,7 @@ from condiff.solvers.renoise import Renoise
 from condiff.solvers.rungekutta import Euler, Heun, Midpoint
 from condiff.solvers.sde import SDE, Anderson, Bump, Constant, Corrected, Diffusion, Langevin, Proportional
 from condiff.solvers.teleport import Known, Prior, Teleport, at_noise
-from condiff.solvers.tokens import FirstHitting, Ordered, TokenEuler
+from condiff.solvers.tokens import FirstHitting, Gained, Ordered, TokenEuler
 
 __all__ = [
     "SDE",
@@ -25,6 +25,7 @@ __all__ = [
     "Ending",
     "Euler",
     "FirstHitting",
+    "Gained",
     "Heun",
     "Implicit",
     "Jump",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from condiff.core.rng import key
 from condiff.core.system import System
 from condiff.data import corpus
 from condiff.process.absorbing import Absorbing
+from condiff.process.blocks import Blockwise
+from condiff.tasks.blocks import write_blocks
 from condiff.tasks.generate import batches
 
 GAP = "_"
@@ -93,6 +96,14 @@ def write(
         ValueError: If the system makes no text, or the texts and the length do not fit it.
     """
     process = process_of(system)
+    if isinstance(system.denoiser, Blockwise):
+        if infill:
+            raise ValueError("this system writes from left to right and fills no gaps; recipe text does")
+        yield from _blockwise(
+            system, num_samples=num_samples, prompt=prompt, length=length, num_steps=num_steps, cond=cond,
+            guidance_scale=guidance_scale, seed=seed, solver=solver, first=first,
+        )  # fmt: skip
+        return
     if prompt and infill:
         raise ValueError("give a prompt to continue or a text with gaps to fill, not both")
     window = system.shape[0]
@@ -139,6 +150,28 @@ def write(
             return
         at += window - overlap
         skip = overlap
+
+
+def _blockwise(
+    system: System[Any, Any],
+    *,
+    prompt: str,
+    length: int | None,
+    num_samples: int,
+    **wanted: Any,  # noqa: ANN401 - as `write_blocks`
+) -> Iterator[list[str]]:
+    """Yield texts block by block; bytes of a character that a block ends within come with the next."""
+    total = system.shape[0] if length is None else length
+    if len(ids(prompt)) >= total:
+        raise ValueError(f"length {total} leaves nothing to write after a prompt of {len(ids(prompt))} bytes")
+    if prompt:
+        yield [prompt] * num_samples
+    # A block may end within a character: its bytes wait for the next block.
+    readers = [codecs.getincrementaldecoder("utf-8")("replace") for _ in range(num_samples)]
+    for new in write_blocks(system, prompt=prompt, length=total, num_samples=num_samples, **wanted):
+        yield [reader.decode(bytes(part.tolist())) for reader, part in zip(readers, new, strict=True)]
+    if any(ends := [reader.decode(b"", final=True) for reader in readers]):
+        yield ends
 
 
 def joined(pieces: Iterator[Sequence[str]]) -> list[str]:

@@ -1,0 +1,279 @@
+"""CtrlDiff's exact oracles 3 and 4: costs, dynamic programming, exact gradients and their estimates."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from condiff.core import Categorical, RowRng, SharedRng
+from condiff.process import Absorbing
+from condiff.process.absorbing import reveal
+from condiff.tasks.partition import (
+    EntropySize,
+    FixedSize,
+    LearnedSize,
+    PartitionMDP,
+    before,
+    learn,
+    one_shot_nats,
+    proximal,
+    reinforce,
+)
+
+SIZES = (1, 2, 4)
+L = 7
+G = torch.Generator().manual_seed(0)
+COST = torch.rand(L, 3, generator=G, dtype=torch.float64)
+LOGITS = torch.randn(L, 3, generator=G, dtype=torch.float64)
+
+
+def partitions(length):
+    """All ways to cut a text, as tuples of sizes."""
+    if length == 0:
+        yield ()
+    for size in SIZES:
+        if size <= length:
+            yield from ((size, *rest) for rest in partitions(length - size))
+
+
+def cost_of(cut, cost=COST):
+    places = [0, *itertools.accumulate(cut)]
+    return sum(cost[p, SIZES.index(k)] for p, k in zip(places, cut, strict=False))
+
+
+def chance_of(cut, log_pi):
+    places = [0, *itertools.accumulate(cut)]
+    return sum(log_pi[p, SIZES.index(k)] for p, k in zip(places, cut, strict=False)).exp()
+
+
+def test_a4_expected_cost_and_gradient_equal_enumeration():
+    mdp = PartitionMDP(COST, SIZES)
+    logits = LOGITS.clone().requires_grad_()
+    found = mdp.expected(logits)
+    everything = sum(chance_of(cut, mdp.log_policy(logits)) * cost_of(cut) for cut in partitions(L))
+    torch.testing.assert_close(found, everything, atol=1e-14, rtol=0)
+    ours, theirs = (torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (found, everything))
+    torch.testing.assert_close(ours, theirs, atol=1e-14, rtol=0)
+
+
+def test_a4_dynamic_programming_equals_brute_force_and_bounds_every_policy():
+    mdp = PartitionMDP(COST, SIZES)
+    best, choice = mdp.optimal()
+    assert float(best) == pytest.approx(min(float(cost_of(cut)) for cut in partitions(L)))
+    p, cut = 0, ()
+    while p < L:
+        cut += (SIZES[int(choice[p])],)
+        p += cut[-1]
+    assert float(cost_of(cut)) == pytest.approx(float(best))
+    for seed in range(20):
+        logits = torch.randn(L, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        assert float(mdp.expected(logits)) >= float(best) - 1e-12
+
+
+def test_a4_a_policy_sure_of_one_size_is_the_fixed_size():
+    mdp = PartitionMDP(COST, SIZES)
+    for a, size in enumerate(SIZES):
+        # Sure of it, and of the largest that fits where it does not.
+        logits = torch.arange(3.0, dtype=torch.float64).expand(L, 3) * 1e3
+        logits = logits.masked_fill(torch.arange(3) > a, -1e6)
+        torch.testing.assert_close(mdp.expected(logits), mdp.fixed(size))
+    assert float(mdp.fixed(1)) == pytest.approx(float(COST[:, 0].sum()))
+    with pytest.raises(ValueError, match="none of"):
+        mdp.fixed(3)
+
+
+def test_a4_reinforce_agrees_with_the_exact_gradient():
+    """100 groups of 60 draws at once: every entry within 4 standard errors, and 1 / G for 1 / (G - 1) is seen."""
+    one, many = PartitionMDP(COST, SIZES), PartitionMDP(COST.expand(60, L, 3), SIZES)
+    logits = LOGITS.clone().requires_grad_()
+    exact = torch.autograd.grad(one.expected(logits), logits)[0]
+    draws = []
+    for k in range(100):
+        loss = reinforce(many.rollout(logits.expand(60, L, 3), 4, rng=SharedRng(k)))
+        draws.append(torch.autograd.grad(loss, logits)[0])
+    stack = torch.stack(draws)
+    error = (stack.mean(0) - exact) / (stack.std(0) / len(draws) ** 0.5 + 1e-12)
+    assert float(error.abs().max()) < 4.0
+    size = float((stack.mean(0) * exact).sum() / exact.square().sum())
+    assert 0.9 < size < 1.1
+
+
+def test_a4_the_groups_spread_scales_the_gradient():
+    mdp = PartitionMDP(10.0 * COST.expand(1, L, 3), SIZES)
+    plain = PartitionMDP(COST.expand(1, L, 3), SIZES)
+    logits = LOGITS[None].clone().requires_grad_()
+
+    def gradient(which, **kw):
+        return torch.autograd.grad(reinforce(which.rollout(logits, 4, rng=SharedRng(1)), **kw), logits)[0]
+
+    torch.testing.assert_close(gradient(mdp), 10.0 * gradient(plain))
+    torch.testing.assert_close(gradient(mdp, normalise=True), gradient(plain, normalise=True))
+    with pytest.raises(ValueError, match="at least 2"):
+        reinforce(plain.rollout(logits, 1, rng=SharedRng(1)))
+
+
+def test_a4_ppo_begins_at_reinforce_and_is_clipped():
+    """At the old policy the gradient is REINFORCE's times (G - 1) / G; far from it, it is 0 where it is clipped."""
+    mdp = PartitionMDP(COST.expand(1, L, 3), SIZES)
+    logits = LOGITS[None].clone().requires_grad_()
+    drawn = mdp.rollout(logits, 4, rng=SharedRng(3))
+    ours = torch.autograd.grad(proximal(mdp, logits, drawn, bonus=0.0), logits)[0]
+    theirs = torch.autograd.grad(reinforce(drawn), logits)[0]
+    torch.testing.assert_close(ours, theirs * 3 / 4)
+    begun = drawn.choices >= 0
+    ratio = torch.full((1, 4), math.log(10.0), dtype=torch.float64)
+    far = type(drawn)(drawn.cost, (drawn.log_p - ratio).detach(), drawn.entropy, drawn.choices)
+    gradient = torch.autograd.grad(proximal(mdp, logits, far, bonus=0.0), logits)[0]
+    good = (drawn.cost < drawn.cost.mean())[0]
+    assert bool(begun.any())
+    # What was better than the mean is clipped at ratio 10; what was worse is not.
+    one = type(drawn)(
+        drawn.cost, torch.where(good, far.log_p, drawn.log_p - 50.0).detach(), drawn.entropy, drawn.choices
+    )
+    assert float(torch.autograd.grad(proximal(mdp, logits, far, bonus=0.0), logits)[0].abs().max()) > 0
+    assert torch.isfinite(gradient).all()
+    assert torch.isfinite(proximal(mdp, logits, one, bonus=0.01))
+
+
+def test_rollouts_are_partitions_with_their_own_cost_and_chance():
+    mdp = PartitionMDP(COST.expand(3, L, 3), SIZES)
+    drawn = mdp.rollout(LOGITS.expand(3, L, 3), 50, rng=RowRng(0, range(3)))
+    log_pi = mdp.log_policy(LOGITS)
+    seen = set()
+    for row, cost, log_p in zip(drawn.choices.flatten(0, 1), drawn.cost.flatten(), drawn.log_p.flatten(), strict=True):
+        cut = tuple(SIZES[int(a)] for a in row if a >= 0)
+        assert sum(cut) == L
+        assert float(cost) == pytest.approx(float(cost_of(cut)))
+        assert float(log_p.exp()) == pytest.approx(float(chance_of(cut, log_pi)))
+        seen.add(cut)
+    assert len(seen) > 10
+
+
+def test_a4_price_of_a_call_chooses_the_size():
+    """beta -> 0 picks blocks of one token, beta -> inf the largest."""
+    quality = torch.tensor([1.0, 2.2, 5.0], dtype=torch.float64).expand(8, 3)
+    for beta, size in ((0.0, 1), (0.5, 2), (100.0, 4)):
+        best, choice = PartitionMDP(quality + beta, SIZES).optimal()
+        assert SIZES[int(choice[0])] == size
+        torch.testing.assert_close(best, PartitionMDP(quality + beta, SIZES).fixed(size))
+
+
+def test_a4_two_regimes_are_told_apart():
+    """First half i.i.d. tokens, second half a walk whose tokens depend on each other: large blocks, then small ones.
+
+    One-shot costs are known exactly: log V a token of either half, plus for a block of the walk what it ignores of the
+    dependence. The policy sees which half it is in and how much remains, and must come within 2 % of the optimum.
+    """
+    v, n, half = 8, 16, 8
+    cost = torch.zeros(n, 3, dtype=torch.float64)
+    for a, size in enumerate(SIZES):
+        for p in range(n):
+            walk = max(0, min(p + size, n) - max(p, half))
+            first = max(0, min(size, half - p)) if p < half else 0
+            # A step of the walk is one of two: log 2 exactly; the j-th token after the last one known is one of j + 1.
+            blind = sum(math.log(2) if j == 0 else math.log(j + 2) for j in range(walk))
+            cost[p, a] = first * math.log(v) + blind
+    cost = cost + 0.6
+    mdp = PartitionMDP(cost[None], SIZES)
+    best, choice = mdp.optimal()
+    cut, p = [], 0
+    while p < n:
+        cut.append((p, SIZES[int(choice[0, p])]))
+        p += cut[-1][1]
+    first, second = ([k for p, k in cut if (p < half) is early] for early in (True, False))
+    assert max(first) == 4
+    assert sum(first) / len(first) > sum(second) / len(second)
+    place = torch.arange(n, dtype=torch.float32)
+    states = torch.stack([(place >= half).float(), (n - place) / n, (place >= half - 3).float()], 1)[None]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        policy = LearnedSize(3, SIZES)
+    learn(policy, PartitionMDP(cost[None].float(), SIZES), states, steps=150, learning_rate=4e-2)
+    found = mdp.expected(policy(states).double()).detach()
+    assert float(found) <= 1.02 * float(best)
+    assert float(found) < min(float(mdp.fixed(size)) for size in SIZES)
+
+
+class Table(nn.Module):
+    """Exact conditionals of a joint law of 3 tokens of 3 kinds, for any blocks."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.p, self.process = p, Absorbing(3)
+
+    def conditional(self, ids):
+        p = self.p
+        for axis, value in enumerate(ids):
+            if value < 3:
+                p = p.index_select(axis, torch.tensor([value]))
+        out = []
+        for axis in range(3):
+            rest = tuple(k for k in range(3) if k != axis)
+            marginal = p.sum(rest)
+            out.append(marginal / marginal.sum() if ids[axis] == 3 else torch.ones(3, dtype=p.dtype) / 3)
+        return torch.stack(out)
+
+    def paired(self, x, data, blocks, cond):
+        logits = torch.zeros(*x.shape, 3, dtype=torch.float64)
+        for b in range(len(x)):
+            for i in range(3):
+                ids = [
+                    int(data[b, j])
+                    if blocks[b, j] < blocks[b, i]
+                    else int(x[b, j])
+                    if blocks[b, j] == blocks[b, i]
+                    else 3
+                    for j in range(3)
+                ]
+                logits[b, i] = self.conditional(ids)[i].log()
+        return Categorical(reveal(logits, x, 3))
+
+
+P = torch.rand(3, 3, 3, generator=G, dtype=torch.float64)
+P = P / P.sum()
+EVERY = torch.tensor(list(itertools.product(range(3), repeat=3)))
+
+
+def test_a3_one_shot_cost_is_the_product_of_marginals_and_its_excess_is_the_total_correlation():
+    nats = one_shot_nats(Table(P), EVERY, (1, 2)).double()
+    first, pair = P.sum((1, 2)), P.sum(2)
+    a, b, c = EVERY.T
+    torch.testing.assert_close(nats[:, 0, 1], -(first[a].log() + P.sum((0, 2))[b].log()), atol=1e-5, rtol=1e-5)
+    given = pair[a] / first[a, None]
+    last = P[a, b] / pair[a, b, None]
+    torch.testing.assert_close(nats[:, 1, 0], -given[torch.arange(27), b].log(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(nats[:, 2, 0], -last[torch.arange(27), c].log(), atol=1e-5, rtol=1e-5)
+    assert torch.isinf(nats[:, 2, 1]).all()
+    weight = P[a, b, c]
+    excess = (weight * (nats[:, 0, 1] + pair[a, b].log())).sum()
+    correlation = (pair * (pair.log() - first.log()[:, None] - P.sum((0, 2)).log()[None])).sum()
+    assert float(excess) == pytest.approx(float(correlation), abs=1e-6)
+    assert float(correlation) > 0
+
+
+def test_policies_by_hand():
+    state, entropy = torch.zeros(3, 2), torch.tensor([0.1, 1.0, 3.0])
+    assert FixedSize(4).size(state, entropy, 3).tolist() == [3, 3, 3]
+    chooser = EntropySize((1, 2, 4), (2.0, 0.5))
+    assert chooser.size(state, entropy, 9).tolist() == [4, 2, 1]
+    assert chooser.size(state, entropy, 2).tolist() == [2, 2, 1]
+    with pytest.raises(ValueError, match="falling"):
+        EntropySize((1, 2, 4), (0.5, 2.0))
+    learned = LearnedSize(2, SIZES)
+    with torch.no_grad():
+        learned.net[2].weight.zero_()
+        learned.net[2].bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
+    assert learned.size(state, entropy, 9).tolist() == [4, 4, 4]
+    assert learned.size(state, entropy, 3).tolist() == [2, 2, 2]
+    assert before(torch.arange(6.0).reshape(1, 3, 2))[0].tolist() == [[0, 0], [0, 1], [2, 3]]
+
+
+def test_wrong_problems_are_refused():
+    with pytest.raises(ValueError, match="rise from 1"):
+        PartitionMDP(COST, (2, 4, 8))
+    with pytest.raises(ValueError, match="expected"):
+        PartitionMDP(COST, (1, 2))
