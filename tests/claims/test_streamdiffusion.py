@@ -9,6 +9,7 @@ import torch
 
 from condiff.claims import Row, streamdiffusion
 from condiff.cli.main import main
+from condiff.nn import UNetSize
 from condiff.serve.clip import still_clip
 
 GOOD = {
@@ -67,6 +68,7 @@ def test_the_clip_stands_still_seven_frames_of_ten():
 
 
 def test_it_runs_end_to_end(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(streamdiffusion, "LARGE", (UNetSize((8, 16)), 8))
     monkeypatch.setattr(streamdiffusion, "QUICK", streamdiffusion.Budget(1, 2, 20, clip=30, repeats=2))
     assert main(["reproduce", "streamdiffusion", "--quick", "--json", "--out", str(tmp_path / "r")]) == 0
     facts = json.loads(capsys.readouterr().out)

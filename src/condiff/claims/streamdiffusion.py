@@ -40,6 +40,8 @@ STRENGTH, STEPS = 0.64, 4
 MODES = ("none", "full", "one-time", "self")
 GAMMAS = (1.2, 1.5)
 DELTA = 0.5
+LARGE = (UNetSize((64, 128)), 32)
+"""A network whose time is that of its arithmetic: widths, and side of the pictures."""
 JUDGED = 0.964
 """The judge's accuracy on real test digits at 8x8: what a perfect model would be read with."""
 
@@ -264,7 +266,7 @@ def _timed(system: System[Any, Any], repeats: int, talk: Talk) -> list[Row]:
             rows.append(_plain(f"time of {STEPS} calls over one call of {STEPS} rows, {name}", amortised, repeats, "x"))
             talk(f"{name}: stream {gain:.2f}x, network alone {amortised:.2f}x")
         # Rows are all that counts on a large network; on a small one, eight rows cost less than twice four.
-        for size, widths, side in (("28x28 digits", UNetSize.digits(), 28), ("large", UNetSize((64, 128)), 32)):
+        for size, widths, side in (("28x28 digits", UNetSize.digits(), 28), ("large", *LARGE)):
             inner = UNet(Grid(1, 2), widths, schema=schema).eval()
             used = replace(system, denoiser=Preconditioned(inner, process, V(), 0.5), codec=Identity())
             steps, data = {}, torch.zeros(1, 1, side, side)
