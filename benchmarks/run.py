@@ -23,6 +23,8 @@ GROUPS = {
     "couplings": ("G7",),
     "nets": ("G8", "G9", "G10", "G12"),
     "quality": ("G16",),
+    "streaming": ("G13",),
+    "tokens": ("G14",),
 }
 """Modules of this folder and the goals they measure."""
 
