@@ -353,6 +353,9 @@ INSTANCES: dict[str, object] = {
     "UNet": nets.UNet(nets.Grid(1, 2), nets.UNetSize((8, 16), embed_width=16, head_width=8), schema=SCHEMA),
     "TokenMLP": nets.TokenMLP(4, 3, 16, 1, schema=SCHEMA),
     "TokenDiT": nets.TokenDiT(5, nets.DiTSize(16, 1, head_width=8), schema=SCHEMA),
+    "S4": nets.S4(4, 12, 8),
+    "S4D": nets.S4D(4, 8),
+    "Waves": nets.Waves(2, 8, 1),
     "LookBack": nets.LookBack(nets.MLP(6, 16, 1, schema=SCHEMA), ()),
     "DiT": nets.DiT(nets.Grid(1, 2), nets.DiTSize(16, 1, head_width=8), patch=2, schema=SCHEMA),
 }

@@ -19,6 +19,7 @@ WITHOUT = {
     # nn: functions, sizes, and the layers inside the networks that do have cases (they have tests of their own)
     "attend", "block_causal", "conv", "group_norm", "initialise", "modulate", "rms_norm", "rounded", "UNetSize", "DiTSize",
     "has_bf16", "look_back", "prepare",
+    "diagonal_kernel", "diagonalised", "dplr_kernel", "legs", "truncated", "two_sided",
     "Encoded", "Layout", "Frames", "Tokens", "Conditions", "Conv3d", "CrossAttention", "SelfAttention", "TimeEmbedding",
 }  # fmt: skip
 

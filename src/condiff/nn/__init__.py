@@ -17,12 +17,16 @@ from condiff.nn.norm import group_norm, modulate, rms_norm
 from condiff.nn.pack import has_bf16, prepare
 from condiff.nn.ridge import Ridge
 from condiff.nn.rounding import rounded
+from condiff.nn.ssm import S4, S4D, diagonal_kernel, diagonalised, dplr_kernel, legs, truncated, two_sided
 from condiff.nn.subspace import SubspaceScore
 from condiff.nn.tokens import TokenDiT, TokenMLP
 from condiff.nn.unet import UNet, UNetSize
+from condiff.nn.waves import Waves
 
 __all__ = [
     "MLP",
+    "S4",
+    "S4D",
     "Beside",
     "Conditions",
     "Conv3d",
@@ -43,15 +47,22 @@ __all__ = [
     "Tokens",
     "UNet",
     "UNetSize",
+    "Waves",
     "attend",
     "block_causal",
     "conv",
+    "diagonal_kernel",
+    "diagonalised",
+    "dplr_kernel",
     "group_norm",
     "has_bf16",
     "initialise",
+    "legs",
     "look_back",
     "modulate",
     "prepare",
     "rms_norm",
     "rounded",
+    "truncated",
+    "two_sided",
 ]
