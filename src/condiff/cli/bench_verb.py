@@ -32,7 +32,8 @@ def _parser() -> Parser:
         description="Compare what a trained run can do.\n\nkinds:\n" + kinds + "\n\n"
         "Every solver that suits the system gets the same numbers of network calls. A deterministic one is judged by\n"
         "the distance of its samples to a fine solution from the same noise, and every one by the Frechet distance\n"
-        "to held-out data. The table, bench_solvers.json and, with the extra [plot], bench_solvers.png go into RUN.",
+        "to held-out data. Text is judged by the share of its words that the training text has, with its entropy\n"
+        "beside it. The table, bench_solvers.json and, with the extra [plot], bench_solvers.png go into RUN.",
     )
     parser.add_argument("kind", metavar="KIND", help="what to compare: solvers")
     parser.add_argument("run", metavar="RUN", nargs="?", help="run folder, checkpoint folder or .safetensors file")
@@ -92,6 +93,12 @@ def run(words: list[str]) -> int:
         for name in names or ():
             solver_named(name)
     started = time.perf_counter()
+    if not arguments.exact:
+        from condiff.cli.sample_verb import opened
+
+        system = opened(arguments.run, arguments.device)
+        if system.data.get("kind") == "text":
+            return _text(arguments, system, names, out, started)
     calls = arguments.calls or CALLS
     made = _exact(arguments, names, calls) if arguments.exact else _trained(arguments, names, calls)
     facts = {
@@ -112,6 +119,68 @@ def run(words: list[str]) -> int:
     if len(files) == 1:
         say("no chart: pip install 'condiff[plot]' brings it")
     return 0
+
+
+def _text(
+    arguments: argparse.Namespace,
+    system: Any,  # noqa: ANN401 - a System
+    names: list[str] | None,
+    out: Path,
+    started: float,
+) -> int:
+    """Compare numbers of calls of a text system by the words it writes."""
+    from condiff.cli.eval_verb import check_fit
+    from condiff.data import read
+    from condiff.tasks.compare_text import SOLVERS, fewest, text_quality
+    from condiff.train.checkpoint import write_atomically
+
+    meta = system.data.get("meta", {})
+    name = arguments.data or meta.get("source") or system.data.get("name")
+    asked = dict(meta.get("read", {}))
+    with usage():
+        splits = read(name, **asked)
+        check_fit(str(name), system, splits.test)
+        points, held, entropy = text_quality(
+            system,
+            splits,
+            calls=arguments.calls,
+            solvers=names or SOLVERS,
+            num_samples=arguments.num_samples,
+            seed=arguments.seed,
+            batch_size=arguments.batch_size,
+            talk=say,
+        )
+        chosen = fewest(points)
+    best = max(points, key=lambda point: point.known.value)
+    why = (
+        f"{chosen.solver} with {chosen.calls} calls a text: {chosen.known.value:.1%} of its words are known, within "
+        f"the interval of the best ({best.solver}, {best.calls} calls: {best.known.value:.1%})"
+    )
+    facts = {
+        "kind": "solvers",
+        "run": arguments.run,
+        "n": arguments.num_samples,
+        "seed": arguments.seed,
+        "rows": [point.to_json() for point in points],
+        "held_out": {"known_words": held.to_json(), "entropy": entropy},
+        "recommendation": {"solver": chosen.solver, "calls": chosen.calls, "why": why},
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    write_atomically(out / "bench_solvers.json", json.dumps(facts, indent=1).encode())
+    if arguments.json:
+        emit(facts)
+    else:
+        rows = [[p.solver, str(p.calls), _share(p.known), f"{p.entropy:.2f}"] for p in points]
+        rows.append(["held-out text", "", _share(held), f"{entropy:.2f}"])
+        print(table(rows, ("solver", "calls", "known words", "entropy, bits a token")))
+        print(f"\nrecommended: {why}")
+    say(f"{facts['seconds']:.0f} s; written to {out / 'bench_solvers.json'}")
+    return 0
+
+
+def _share(metric: Any) -> str:  # noqa: ANN401 - a Metric
+    low, high = metric.interval
+    return f"{metric.value:.1%} ({low:.1%} to {high:.1%})"
 
 
 def _exact(arguments: argparse.Namespace, names: list[str] | None, calls: Sequence[int]) -> dict[str, Any]:

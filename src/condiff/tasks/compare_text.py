@@ -1,0 +1,121 @@
+"""How good text is for how many calls: every number of steps of a text system, by the words it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+
+from condiff.core.condition import Condition
+from condiff.core.system import System
+from condiff.data.batch import Splits
+from condiff.evaluate.metric import Metric
+from condiff.evaluate.text import known_words, unigram_entropy, words_of
+from condiff.process.blocks import Blockwise
+from condiff.tasks.generate import batches
+from condiff.tasks.text import words
+
+SOLVERS = ("ordered", "ddim")
+"""What is compared when nothing is named: an exact number of tokens a call, and a random one."""
+
+
+@final
+@dataclass(frozen=True)
+class TextPoint:
+    """One way of writing.
+
+    Args:
+        solver: Its name.
+        calls: Network calls of a text.
+        known: Share of its words that the training text has.
+        entropy: Bits a token of the texts' frequencies; what repeats itself has many known words and little of it.
+    """
+
+    solver: str
+    calls: int
+    known: Metric
+    entropy: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return {
+            "solver": self.solver,
+            "calls": self.calls,
+            "known_words": self.known.to_json(),
+            "entropy": self.entropy,
+        }
+
+
+def text_quality(
+    system: System[Any, Any],
+    splits: Splits,
+    *,
+    calls: Sequence[int] | None = None,
+    solvers: Sequence[str] = SOLVERS,
+    num_samples: int = 64,
+    seed: int = 0,
+    batch_size: int = 64,
+    talk: Callable[[str], None] = lambda text: None,
+) -> tuple[list[TextPoint], Metric, float]:
+    """Write texts with every solver and number of calls.
+
+    Args:
+        system: A system that writes whole windows.
+        splits: Its data: the training words, and held-out text for comparison and conditions.
+        calls: Numbers of calls; powers of 2 up to a call a token if None.
+        solvers: Names of solvers.
+        num_samples: Texts for each.
+        seed, batch_size: As for `sample`.
+        talk: Told every point.
+
+    Returns: The points, the share of known words of held-out text, and its entropy.
+
+    Raises:
+        ValueError: If the system writes in blocks.
+    """
+    if isinstance(system.denoiser, Blockwise):
+        raise ValueError(
+            "this system writes in blocks, and its calls are those of a block: compare --steps with condiff sample"
+        )
+    length = system.shape[0]
+    budgets = sorted({*(2**k for k in range(1, 12) if 2**k < length), length}) if calls is None else list(calls)
+    known, vocabulary = words_of(words(row) for row in splits.train.data), system.process.vocabulary
+    index = torch.arange(num_samples) % len(splits.test)
+    held, cond = splits.test.rows(index)
+    asked: Condition | None = cond if cond.values else None
+    points = []
+    for solver in solvers:
+        for budget in budgets:
+            parts = list(
+                batches(
+                    system, num_samples=num_samples, num_steps=budget, cond=asked, seed=seed, solver=solver,
+                    batch_size=batch_size,
+                )
+            )  # fmt: skip
+            rows = torch.cat([part for part, _ in parts])
+            try:
+                share = known_words([words(row) for row in rows], known, of=f"{solver}, {budget} calls", seed=seed)
+            except ValueError:
+                talk(f"{solver}, {budget} calls: too few whole words to count")
+                continue
+            points.append(TextPoint(solver, parts[0][1], share, unigram_entropy(rows, vocabulary)))
+            talk(f"{solver}, {parts[0][1]} calls: {share.value:.3f} known words, entropy {points[-1].entropy:.2f} bits")
+    return (
+        points,
+        known_words([words(row) for row in held], known, of="held-out text", seed=seed),
+        unigram_entropy(held.long(), vocabulary),
+    )
+
+
+def fewest(points: Sequence[TextPoint]) -> TextPoint:
+    """Return the point of fewest calls whose share of known words lies within the interval of the best.
+
+    Raises:
+        ValueError: If there is no point.
+    """
+    if not points:
+        raise ValueError("no number of calls wrote enough whole words to be compared")
+    best = max(points, key=lambda point: point.known.value)
+    return min((p for p in points if p.known.value >= best.known.interval[0]), key=lambda point: point.calls)
