@@ -52,7 +52,7 @@ def test_no_help_imports_torch():
 def test_help_names_only_verbs_that_are_there(capsys):
     main(["--help"])
     text = capsys.readouterr().out
-    for verb in ("forecast", "impute", "classify", "edit", "serve"):
+    for verb in ("classify", "edit", "convert"):
         assert f"  {verb} " not in text
 
 
