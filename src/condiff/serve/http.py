@@ -132,7 +132,7 @@ def build(
         yield
         await asyncio.to_thread(worker.stop)
 
-    app = FastAPI(title="condiff", version=_version(), lifespan=living, redoc_url=None)
+    app = FastAPI(title="condiff", version=_version(), lifespan=living, docs_url=None, redoc_url=None)
 
     def total() -> Stats:
         whole = Stats()
