@@ -12,6 +12,7 @@ from condiff.evaluate.judge import Judge, Judge8, judge, judge8, judge_facts
 from condiff.evaluate.likelihood import bits_per_dim, dequantise
 from condiff.evaluate.metric import Metric, flat, mean_interval, wilson
 from condiff.evaluate.neighbours import coverage, density, nearest, precision, radii, recall
+from condiff.evaluate.overlap import corpus_bleu, distinct, in_place, overlap, rouge_l, self_bleu, sentence_bleu
 from condiff.evaluate.paths import effective_size, path_metrics, tilt
 from condiff.evaluate.report import evaluate_samples
 from condiff.evaluate.series import (
@@ -47,10 +48,12 @@ __all__ = [
     "commitment",
     "condition_use",
     "copying",
+    "corpus_bleu",
     "coverage",
     "cross_entropy",
     "density",
     "dequantise",
+    "distinct",
     "effective_size",
     "energy_score",
     "ensemble_crps",
@@ -62,6 +65,7 @@ __all__ = [
     "forecast_scores",
     "frechet",
     "frechet_distance",
+    "in_place",
     "judge",
     "judge8",
     "judge_facts",
@@ -73,6 +77,7 @@ __all__ = [
     "nearest",
     "nn_ratio",
     "off_support",
+    "overlap",
     "path_metrics",
     "pinball",
     "pit",
@@ -80,7 +85,10 @@ __all__ = [
     "precision",
     "radii",
     "recall",
+    "rouge_l",
     "seasonal_scale",
+    "self_bleu",
+    "sentence_bleu",
     "span_energy",
     "tilt",
     "token_bound",
