@@ -62,6 +62,7 @@ TIME_LAWS = {
     "LogNormalSigma": process.LogNormalSigma(),
     "Stratified": process.Stratified(process.UniformTime()),
     "Importance": process.Importance((1.0, 3.0, 2.0)),
+    "LossAware": process.LossAware(3),
 }
 COUPLINGS = {
     "Independent": process.Independent(),
@@ -225,6 +226,9 @@ def guidance_stacks(proc: Gaussian) -> dict[str, object]:
 
 
 FLOW = Gaussian(Flow())
+SPACE = nets.EmbeddingSpace(5, 4)
+EMBEDDED = process.Embedded(process.Recalling(process.Positionwise(FLOW, process.AdaptiveTimes(3))), 4)
+TOWERS = nets.TwoTower(SPACE, nets.DiTSize(16, 1, head_width=8), nets.Spiral(), recalls=True)
 TABLE = oracles.TokenTable(process.Absorbing(3), torch.tensor([[0, 1], [2, 2]]), torch.tensor([0.4, 0.6]))
 SCHEMA = {"label": ClassLabel(3), "size": Vector(2)}
 INSTANCES: dict[str, object] = {
@@ -248,6 +252,11 @@ INSTANCES: dict[str, object] = {
     "Preconditioned": denoiser(FLOW),
     "Heads": heads(),
     "OneSided": process.OneSided(heads(), process.Interpolant(BRIDGE.bridge, process.Normal())),
+    "AdaptiveTimes": EMBEDDED.inner.inner.times,
+    "Positionwise": EMBEDDED.inner.inner,
+    "Recalling": EMBEDDED.inner,
+    "Embedded": EMBEDDED,
+    "Rounding": process.Rounding(TOWERS, EMBEDDED),
     "Unmasked": process.Unmasked(nn.Embedding(4, 3), process.Absorbing(3)),
     "LinearMasking": process.LinearMasking(1e-3),
     "GeometricMasking": process.GeometricMasking(),
@@ -315,6 +324,8 @@ INSTANCES: dict[str, object] = {
     "Shuffled": objectives.Shuffled(),
     "StepBound": objectives.StepBound(process.MaskAndReplace(3)),
     "StepNats": objectives.StepNats(process.MaskAndReplace(3)),
+    "EmbeddingDenoising": objectives.EmbeddingDenoising(EMBEDDED, 10),
+    "SelfConditioned": objectives.SelfConditioned(objectives.EmbeddingDenoising(EMBEDDED, 10), EMBEDDED.inner),
     "AnyOrder": objectives.AnyOrder(process.Absorbing(3)),
     "MinSNR": objectives.MinSNR(),
     "PseudoLabels": objectives.PseudoLabels(objectives.Denoising(FLOW, process.Velocity()), nets.Ridge(2), "size", 0.1),
@@ -337,6 +348,7 @@ INSTANCES: dict[str, object] = {
     "MixtureData": mixture(FLOW),
     "DataSetIdeal": oracles.DataSetIdeal(FLOW, torch.randn(5, 2, generator=torch.Generator().manual_seed(0))),
     "TokenTable": TABLE,
+    "EmbeddedTokens": oracles.EmbeddedTokens(process.Embedded(FLOW, 4), SPACE, torch.ones(5) / 5, 0.1),
     "Fitted": oracles.Fitted(denoiser(FLOW), FLOW, (2,), 1),
     "Spectrum": oracles.Spectrum.of(torch.zeros(2), torch.eye(2), 1),
     # codecs
@@ -356,6 +368,13 @@ INSTANCES: dict[str, object] = {
     "S4": nets.S4(4, 12, 8),
     "S4D": nets.S4D(4, 8),
     "Waves": nets.Waves(2, 8, 1),
+    "EmbeddingSpace": SPACE,
+    "Spiral": TOWERS.read,
+    "Parallel": nets.Parallel(),
+    "EncoderDecoder": nets.EncoderDecoder(),
+    "TowerBlock": TOWERS.targets[0],
+    "TwoTower": TOWERS,
+    "OneTower": nets.OneTower(SPACE, nets.DiTSize(16, 1, head_width=8)),
     "LookBack": nets.LookBack(nets.MLP(6, 16, 1, schema=SCHEMA), ()),
     "DiT": nets.DiT(nets.Grid(1, 2), nets.DiTSize(16, 1, head_width=8), patch=2, schema=SCHEMA),
 }

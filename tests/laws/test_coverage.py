@@ -10,7 +10,7 @@ from condiff import codecs, guidance, nn, objectives, oracles, process, solvers
 PACKAGES = [process, solvers, guidance, objectives, oracles, codecs, nn]
 # Protocols, records and functions: nothing to instantiate.
 WITHOUT = {
-    "Bridge", "Clock", "Coupling", "pair_cost", "Frame", "Grid", "Latent", "Masking", "Paired", "Partitions", "block_ids", "TimeLaw", "draw_times",  # process
+    "Bridge", "Clock", "Coupling", "pair_cost", "Frame", "Grid", "Latent", "Masking", "Paired", "Partitions", "block_ids", "Space", "TimeLaw", "draw_times",  # process
     "Diffusion", "Ending", "Pool",  # solvers
     "ANCHOR", "Energy", "Judge", "Ratios", "by_first", "by_input", "expected_calls", "expected_changes", "from_omega",  # guidance
     "Form", "Negatives", "Score", "Weight", "rising", "step_divergence",  # objectives
@@ -18,8 +18,8 @@ WITHOUT = {
     "clusters", "endpoints", "patches", "ring",  # oracles
     # nn: functions, sizes, and the layers inside the networks that do have cases (they have tests of their own)
     "attend", "block_causal", "conv", "group_norm", "initialise", "modulate", "rms_norm", "rounded", "UNetSize", "DiTSize",
-    "has_bf16", "look_back", "prepare",
     "diagonal_kernel", "diagonalised", "dplr_kernel", "legs", "truncated", "two_sided",
+    "has_bf16", "look_back", "prepare", "Reading",
     "Encoded", "Layout", "Frames", "Tokens", "Conditions", "Conv3d", "CrossAttention", "SelfAttention", "TimeEmbedding",
 }  # fmt: skip
 

@@ -17,9 +17,11 @@ from condiff.nn.norm import group_norm, modulate, rms_norm
 from condiff.nn.pack import has_bf16, prepare
 from condiff.nn.ridge import Ridge
 from condiff.nn.rounding import rounded
+from condiff.nn.space import EmbeddingSpace
 from condiff.nn.ssm import S4, S4D, diagonal_kernel, diagonalised, dplr_kernel, legs, truncated, two_sided
 from condiff.nn.subspace import SubspaceScore
 from condiff.nn.tokens import TokenDiT, TokenMLP
+from condiff.nn.towers import EncoderDecoder, OneTower, Parallel, Reading, Spiral, TowerBlock, TwoTower
 from condiff.nn.unet import UNet, UNetSize
 from condiff.nn.waves import Waves
 
@@ -33,18 +35,26 @@ __all__ = [
     "CrossAttention",
     "DiT",
     "DiTSize",
+    "EmbeddingSpace",
     "Encoded",
+    "EncoderDecoder",
     "Frames",
     "Grid",
     "Layout",
     "LookBack",
+    "OneTower",
+    "Parallel",
+    "Reading",
     "Ridge",
     "SelfAttention",
+    "Spiral",
     "SubspaceScore",
     "TimeEmbedding",
     "TokenDiT",
     "TokenMLP",
     "Tokens",
+    "TowerBlock",
+    "TwoTower",
     "UNet",
     "UNetSize",
     "Waves",

@@ -19,6 +19,7 @@ from condiff.objectives.contrastive import (
 from condiff.objectives.coupled import Coupled
 from condiff.objectives.denoising import Antithetic, Denoising, Dropping, MinSNR, Unpaired, Weight
 from condiff.objectives.distillation import Eulerian, Lagrangian, Semigroup
+from condiff.objectives.embedding import EmbeddingDenoising, SelfConditioned
 from condiff.objectives.meanflow import MeanFlow
 from condiff.objectives.pseudo import PseudoLabels
 from condiff.objectives.replace import CleanNats, StepBound, StepNats
@@ -40,6 +41,7 @@ __all__ = [
     "Denoising",
     "Difference",
     "Dropping",
+    "EmbeddingDenoising",
     "Eulerian",
     "Form",
     "Hybrid",
@@ -55,6 +57,7 @@ __all__ = [
     "Revealing",
     "Score",
     "ScoreEntropy",
+    "SelfConditioned",
     "Semigroup",
     "Shuffled",
     "StepBound",

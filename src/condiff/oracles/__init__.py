@@ -1,6 +1,7 @@
 """Oracles: denoisers in closed form, to test solvers, guidance and metrics with, and to start sampling late from."""
 
 from condiff.oracles.bridge import Mixture, MixtureBridge
+from condiff.oracles.embedding import EmbeddedTokens
 from condiff.oracles.fitted import Fitted
 from condiff.oracles.flowmap import GaussianMap
 from condiff.oracles.gaussian import DataSetIdeal, GaussianData, MixtureData
@@ -10,6 +11,7 @@ from condiff.oracles.table import TokenTable
 
 __all__ = [
     "DataSetIdeal",
+    "EmbeddedTokens",
     "Fitted",
     "GaussianData",
     "GaussianMap",

@@ -1,6 +1,7 @@
 """Processes: how data are corrupted, and the schedules, noise laws, targets, grids and time laws they are made of."""
 
 from condiff.process.absorbing import Absorbing, GeometricMasking, LinearMasking, Masking, TimeFree, Unmasked
+from condiff.process.adaptive import AdaptiveTimes, Positionwise
 from condiff.process.blocks import Blockwise, EqualBlocks, Paired, Partitions, RandomBlocks, block_ids
 from condiff.process.bridge import (
     Bridge,
@@ -18,11 +19,13 @@ from condiff.process.bridge import (
 )
 from condiff.process.clock import Clock, FlowClock, Frame, Natural, ProcessTime, Ratio
 from condiff.process.coupling import Coupling, Gibbs, Independent, MinibatchOT, PerClass, Sinkhorn, pair_cost
+from condiff.process.embedded import Embedded, Rounding, Space
 from condiff.process.flowmap import Diagonal, FlowMap, Jumps, Mapped
 from condiff.process.gaussian import Gaussian, Preconditioned
 from condiff.process.grid import FlowTime, Grid, Karras, LogSNR, Times, Trailing, Uniform
 from condiff.process.interpolant import Fields, Heads, Interpolant, OneSided
 from condiff.process.noise import Normal, Offset, Student
+from condiff.process.recall import Recalling
 from condiff.process.replace import MaskAndReplace, TokenLogits
 from condiff.process.schedule import VP, Cosine, Flow, LogLinear, Table, Trig
 from condiff.process.target import EDM, Data, Drift, Noise, Score, V, Velocity
@@ -30,6 +33,7 @@ from condiff.process.timelaw import (
     Importance,
     LogitNormal,
     LogNormalSigma,
+    LossAware,
     Stratified,
     TimeLaw,
     UniformTime,
@@ -41,6 +45,7 @@ __all__ = [
     "EDM",
     "VP",
     "Absorbing",
+    "AdaptiveTimes",
     "Blockwise",
     "Bridge",
     "Brownian",
@@ -50,6 +55,7 @@ __all__ = [
     "Data",
     "Diagonal",
     "Drift",
+    "Embedded",
     "EncodingDecoding",
     "EqualBlocks",
     "Fields",
@@ -75,6 +81,7 @@ __all__ = [
     "LogNormalSigma",
     "LogSNR",
     "LogitNormal",
+    "LossAware",
     "Mapped",
     "MaskAndReplace",
     "Masking",
@@ -90,14 +97,18 @@ __all__ = [
     "Parabola",
     "Partitions",
     "PerClass",
+    "Positionwise",
     "Preconditioned",
     "ProcessTime",
     "RandomBlocks",
     "Ratio",
+    "Recalling",
+    "Rounding",
     "Score",
     "Sigmoids",
     "SineSquared",
     "Sinkhorn",
+    "Space",
     "Still",
     "Straight",
     "Stratified",

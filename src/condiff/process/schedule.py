@@ -248,6 +248,18 @@ class Table:
         beta = torch.linspace(beta_min**0.5, beta_max**0.5, num, dtype=torch.float64) ** 2
         return cls.of(torch.cumprod(1.0 - beta, 0))
 
+    @classmethod
+    def square_root(cls, num: int = 2000, offset: float = 1e-4) -> Self:
+        """Build the table for text: abar falls as 1 - sqrt(t + offset), so that noise grows fastest near the data.
+
+        beta_i = min(1 - abar(i / num) / abar((i - 1) / num), 0.999): abar is 1 at t = 0, and all but 0 at t = 1.
+
+        Source: Li et al. 2022 (Diffusion-LM).
+        """
+        abar = 1.0 - (torch.linspace(0.0, 1.0, num + 1, dtype=torch.float64) + offset).sqrt()
+        beta = (1.0 - abar[1:] / abar[:-1]).clamp_max(0.999)
+        return cls.of(torch.cumprod(1.0 - beta, 0))
+
     def __hash__(self) -> int:
         """Return the hash of the entries, computed once: a thousand of them take longer than a step."""
         return self._hash

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from condiff.core.condition import ClassLabel, Condition, Embeddings, Kind, Picture, Series, TokenIds, Vector
+from condiff.core.denoiser import bind
 from condiff.core.drivers import sample as run
 from condiff.core.rng import RowRng
 from condiff.core.solver import Solver
@@ -203,8 +204,16 @@ class Counted(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition | None) -> Any:  # noqa: ANN401 - the inner's estimate
         """Call the inner denoiser."""
+        return self._count(self.inner(x, t, cond), x)
+
+    def bind(self, cond: Condition | None) -> Callable[[Tensor, Tensor], Any]:
+        """Return the inner denoiser of one condition, counted."""
+        inner = bind(self.inner, cond)
+        return lambda x, t: self._count(inner(x, t), x)
+
+    def _count(self, est: Any, x: Tensor) -> Any:  # noqa: ANN401 - the inner's estimate
         self.calls, self.rows = self.calls + 1, self.rows + len(x)
-        return self.inner(x, t, cond)
+        return est
 
 
 def sample(
