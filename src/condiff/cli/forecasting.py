@@ -221,9 +221,9 @@ def draw_forecast(
             true = truth[number]
             axes.plot(ahead[: len(true)], true, color="#d62728", linewidth=1.2, linestyle="--", label="truth")
         axes.axvline(_dates(track.seconds[past])[-1], color="#999999", linewidth=0.8, linestyle=":")
-        locator = AutoDateLocator()  # type: ignore[no-untyped-call]
+        locator = AutoDateLocator()
         axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
         axes.set_title(track.name, fontsize=10)
         axes.margins(x=0.01)
         for side in ("top", "right"):
