@@ -82,3 +82,16 @@ def test_a_system_without_conditions_has_no_guidance():
     streamer = Streamer(streamdiffusion(shape=(1, 8, 8), size="flat"))
     assert streamer.guiding == ("none",)
     assert streamer.condition(streamer.begin, torch.zeros(1, 1, 8, 8)) is None
+
+
+def test_numbers_are_in_the_units_of_the_users_file(system):
+    """Training standardised them by what is kept with the data; a stream does the same, as `sample` does."""
+    from condiff.core import Vector
+    from condiff.core.condition import schema_to_json
+
+    about = {"meta": {"conditions": {"size": {"mean": [10.0], "std": [2.0]}}}}
+    made = streamdiffusion(shape=(1, 8, 8), size="flat", conditions=schema_to_json({"size": Vector(1)}), about=about)
+    streamer = Streamer(made)
+    cond = streamer.condition(streamer.changed(streamer.begin, {"cond": {"size": [14.0]}}), torch.zeros(1, 1, 8, 8))
+    assert cond.values["size"].tolist() == [[2.0]]
+    assert streamer.condition(streamer.begin, torch.zeros(1, 1, 8, 8)).present["size"].tolist() == [False]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from condiff.claims.claim import Result, Row, over_seeds
 from condiff.claims.lab import Talk, distance, drawn, plot, show, trained
+from condiff.codecs import Levels
 from condiff.core.condition import Condition
 from condiff.core.rng import SharedRng
 from condiff.core.system import System
@@ -166,8 +167,6 @@ def _read(made: Tensor, num: int) -> float:
 
 def _levelled(splits: Splits, system: System[Any, Any] | None, num: int, *, test: bool = False) -> Tensor:
     """Return real digits as the tokens can show them."""
-    from condiff.codecs import Levels
-
     codec = Levels(4, (1, 8, 8)) if system is None else system.codec
     real = (splits.test if test else splits.train).data[:num]
     return codec.decode(codec.encode(real))

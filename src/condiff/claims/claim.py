@@ -100,6 +100,11 @@ def over_seeds(name: str, values: Sequence[float], unit: str, n: int) -> Row:
     return Row(name, mean, unit, n, (mean - half, mean + half))
 
 
+def single(name: str, value: float, n: int, unit: str = "") -> Row:
+    """Return a number that was measured once, or counted; its interval is itself."""
+    return Row(name, float(value), unit, n, (float(value), float(value)))
+
+
 def share(name: str, percent: Sequence[float], n: int) -> Row:
     """Return a mean percentage over seeds, n draws a seed; with one seed the interval is Wilson's for those draws."""
     if len(percent) > 1:

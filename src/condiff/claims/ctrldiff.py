@@ -13,7 +13,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from condiff.claims.claim import Result, Row, over_seeds
+from condiff.claims.claim import Result, Row, over_seeds, single
 from condiff.claims.lab import Talk, trained
 from condiff.core.drivers import sample
 from condiff.core.estimate import Categorical
@@ -28,6 +28,7 @@ from condiff.process import Blockwise, EqualBlocks
 from condiff.process.absorbing import reveal
 from condiff.recipes import ctrldiff
 from condiff.tasks.blocks import write_blocks
+from condiff.tasks.generate import Counted
 from condiff.tasks.partition import LearnedSize, PartitionMDP, before, learn, one_shot_nats
 from condiff.train.fit import module_of
 
@@ -91,7 +92,8 @@ def run(*, quick: bool, seed: int, out: Path | None, talk: Talk) -> Result:
     rows = _bounds(system, splits, budget.held_out, seed)
     talk(", ".join(f"{row.name} {row.value:.3f}" for row in rows))
     rows += _policies(system, splits, budget, seed, talk)
-    rows += _guided(system, splits, labels, budget, seed, out, talk)
+    guided, calls = _guided(system, splits, labels, budget, seed, out, talk)
+    rows += guided
     rows += _remembered(system, seed)
     value = {row.name: row.value for row in rows}
     return Result(
@@ -109,7 +111,7 @@ def run(*, quick: bool, seed: int, out: Path | None, talk: Talk) -> Result:
         "fixed size and hindsight and recovers at least 20 % of the gap; guidance raises the share read as asked by at "
         "least 20 points; memory changes no token",
         holds=verdict(rows),
-        calls=int(value["calls a token, blocks of 8, 4 calls"] * LENGTH * budget.written),
+        calls=calls,
     )
 
 
@@ -186,7 +188,7 @@ def _policies(system: System[Any, Any], splits: Splits, budget: Budget, seed: in
     plain = PartitionMDP(finite[half:], SIZES)
     calls = {k: float(PartitionMDP(torch.ones(1, LENGTH, len(SIZES)), SIZES).fixed(k)) for k in SIZES}
     even = float((plain.fixed(SIZES[-1]) - plain.fixed(1)).mean()) / (calls[1] - calls[SIZES[-1]])
-    rows = [_plain("price of a call at which all sizes cost alike", even, len(data) - half, "nats")]
+    rows = [single("price of a call at which all sizes cost alike", even, len(data) - half, "nats")]
     found: dict[str, list[float]] = {}
     for number, price in ((1, even / 2), (2, even), (3, 2 * even)):
         train, test = (PartitionMDP(part + price, SIZES) for part in (finite[:half], finite[half:]))
@@ -203,9 +205,9 @@ def _policies(system: System[Any, Any], splits: Splits, budget: Budget, seed: in
             found.setdefault(f"gap recovered, price {number}", []).append(
                 (min(fixed.values()) - cost) / (min(fixed.values()) - best)
             )
-        rows += [_plain(f"fixed {k}, price {number}", fixed[k], len(data) - half, "nats") for k in SIZES]
-        rows.append(_plain(f"best fixed, price {number}", min(fixed.values()), len(data) - half, "nats"))
-        rows.append(_plain(f"hindsight, price {number}", best, len(data) - half, "nats"))
+        rows += [single(f"fixed {k}, price {number}", fixed[k], len(data) - half, "nats") for k in SIZES]
+        rows.append(single(f"best fixed, price {number}", min(fixed.values()), len(data) - half, "nats"))
+        rows.append(single(f"hindsight, price {number}", best, len(data) - half, "nats"))
         talk(f"price {price:.2f}: best fixed {min(fixed.values()):.1f}, learned {cost:.1f}, hindsight {best:.1f}")
     rows += [over_seeds(name, values, "", len(data) - half) for name, values in found.items()]
     return rows
@@ -241,17 +243,20 @@ def _guided(
     seed: int,
     out: Path | None,
     talk: Talk,
-) -> list[Row]:
-    """Write windows with and without guidance towards Basic English; another classifier, of other books, reads them."""
+) -> tuple[list[Row], int]:
+    """Write windows with and without guidance towards each translation; another classifier, of other books, reads them.
+
+    Returns: The rows, and the network calls that the writing took.
+    """
     vocabulary = system.process.vocabulary
     guide = classifier(splits.train.data, labels[0], vocabulary, seed, masked=True)
     judge = classifier(splits.validation.data, labels[1], vocabulary, seed + 1, masked=False)
     real = splits.test.take(1000).data.long()
     with torch.no_grad():
         share = float((judge(_hot(real, vocabulary)).argmax(1) == labels[2][:1000]).double().mean())
-    rows = [_plain("judge: right on held-out text", share, len(real))]
+    rows = [single("judge: right on held-out text", share, len(real))]
     found: dict[str, list[float]] = {}
-    lines = []
+    lines, calls = [], 0
     for n in range(budget.seeds):
         for wanted in (0, 1):
             for name, scale in (("unguided", 0.0), ("guided", SCALE)):
@@ -260,7 +265,8 @@ def _guided(
                     log_p: Tensor = guide(hot)[:, k]
                     return log_p
 
-                made = _written(system, towards, scale, budget.written, key(seed, "written", n, wanted))
+                made, used = _written(system, towards, scale, budget.written, key(seed, "written", n, wanted))
+                calls += used
                 with torch.no_grad():
                     right = float((judge(_hot(made, vocabulary)).argmax(1) == wanted).double().mean())
                     nats = BlockOrder(system.process, EqualBlocks(1))(
@@ -281,16 +287,20 @@ def _guided(
         from condiff.train.atomic import write_atomically
 
         write_atomically(out / "guided.txt", ("\n".join(lines) + "\n").encode())
-    return rows + [over_seeds(name, values, "", budget.written * len(values)) for name, values in found.items()]
+    rows += [over_seeds(name, values, "", budget.written * len(values)) for name, values in found.items()]
+    return rows, calls
 
 
-def _written(system: System[Any, Any], judge: Any, scale: float, num: int, seed: int) -> Tensor:  # noqa: ANN401
-    """Write windows in blocks of 8, a token a call, each block tilted by a reader of the text so far."""
+def _written(system: System[Any, Any], judge: Any, scale: float, num: int, seed: int) -> tuple[Tensor, int]:  # noqa: ANN401
+    """Write windows in blocks of 8, a token a call, each tilted by a reader of the text so far; count the calls."""
+    counted: list[Counted] = []
 
     def around(denoiser: Any, texts: Tensor) -> Any:  # noqa: ANN401
-        return Classified(denoiser, system.process, judge, scale, BestTokens(16), texts)
+        counted.append(Counted(denoiser))
+        return Classified(counted[-1], system.process, judge, scale, BestTokens(16), texts)
 
-    return _stacked(write_blocks(system, num_samples=num, length=LENGTH, seed=seed, num_steps=8, around=around), LENGTH)
+    pieces = write_blocks(system, num_samples=num, length=LENGTH, seed=seed, num_steps=8, around=around)
+    return _stacked(pieces, LENGTH), sum(one.calls for one in counted)
 
 
 def _hot(ids: Tensor, vocabulary: int) -> Tensor:
@@ -302,15 +312,15 @@ def _remembered(system: System[Any, Any], seed: int, num: int = 4) -> list[Row]:
     rows = []
     for size, steps in ((1, 1), (8, 4), (8, 8), (16, 4)):
         per = (steps + 1) / size
-        rows.append(_plain(f"calls a token, blocks of {size}, {steps} calls", per, 1, "calls"))
+        rows.append(single(f"calls a token, blocks of {size}, {steps} calls", per, 1, "calls"))
     began = time.process_time()
     kept = _stacked(write_blocks(system, num_samples=num, length=LENGTH, seed=seed, num_steps=8), LENGTH)
     with_memory = time.process_time() - began
     began = time.process_time()
     again = _read_again(system, num, seed)
     without = time.process_time() - began
-    rows.append(_plain("tokens that differ with memory", float((kept != again).sum()), num * LENGTH))
-    rows.append(_plain("time without memory over with", without / max(with_memory, 1e-9), num, "x"))
+    rows.append(single("tokens that differ with memory", float((kept != again).sum()), num * LENGTH))
+    rows.append(single("time without memory over with", without / max(with_memory, 1e-9), num, "x"))
     return rows
 
 
@@ -346,7 +356,3 @@ def _net(system: System[Any, Any]) -> TokenDiT:
     net = blockwise(system).net
     assert isinstance(net, TokenDiT)
     return net
-
-
-def _plain(name: str, value: float, n: int, unit: str = "") -> Row:
-    return Row(name, float(value), unit, n, (float(value), float(value)))

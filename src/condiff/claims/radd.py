@@ -11,7 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from condiff.claims.claim import Result, Row, over_seeds
+from condiff.claims.claim import Result, Row, over_seeds, single
 from condiff.claims.lab import Talk, trained
 from condiff.core.drivers import sample
 from condiff.core.rng import RowRng, SharedRng, key
@@ -94,7 +94,7 @@ def run(*, quick: bool, seed: int, out: Path | None, talk: Talk) -> Result:
     rows += [
         over_seeds("bits a byte, told the time (baseline)", bits["timed"], "bits/byte", count),
         over_seeds("bits a byte, causal network of the same size (baseline)", bits["causal"], "bits/byte", count),
-        _plain("bits a byte, frequency of bytes (baseline)", by_frequency, count),
+        single("bits a byte, frequency of bytes (baseline)", by_frequency, count, "bits/byte"),
     ]
     rows += [over_seeds(f"spread of one draw, {NAMES[loss]}", spread[loss], "bits/byte", count) for loss in spread]
     rows += memo
@@ -183,10 +183,6 @@ def _next_byte(net: nn.Module, rows: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits.transpose(1, 2), rows, reduction="none").mean(1)
 
 
-def _plain(name: str, value: float, n: int, unit: str = "bits/byte") -> Row:
-    return Row(name, value, unit, n, (value, value))
-
-
 def _memo(system: System[Any, Any], steps: int, seed: int, count: int = 8) -> list[Row]:
     """Write texts in many steps, plainly and with a memo, with the same random numbers; CPU time of one thread."""
     module_of(system).eval()
@@ -206,10 +202,10 @@ def _memo(system: System[Any, Any], steps: int, seed: int, count: int = 8) -> li
         torch.set_num_threads(threads)
     differ = float((found[0] != found[1]).any(1).sum())
     return [
-        _plain("texts that differ with memo", differ, count, ""),
-        _plain("calls without memo", counted.calls, count, "calls"),
-        _plain("calls with memo", memo.rows / count, count, "calls a text"),
-        _plain("calls with memo, by the formula", expected_calls(steps, LENGTH), count, "calls a text"),
-        _plain("calls without memo over with", counted.calls * count / memo.rows, count, "x"),
-        _plain("time without memo over with", seconds[0] / max(seconds[1], 1e-9), count, "x"),
+        single("texts that differ with memo", differ, count, ""),
+        single("calls without memo", counted.calls, count, "calls"),
+        single("calls with memo", memo.rows / count, count, "calls a text"),
+        single("calls with memo, by the formula", expected_calls(steps, LENGTH), count, "calls a text"),
+        single("calls without memo over with", counted.calls * count / memo.rows, count, "x"),
+        single("time without memo over with", seconds[0] / max(seconds[1], 1e-9), count, "x"),
     ]

@@ -12,7 +12,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from condiff.claims.claim import Result, Row, over_seeds
+from condiff.claims.claim import Result, Row, over_seeds, single
 from condiff.claims.lab import Talk, plot, show, trained
 from condiff.codecs import Identity
 from condiff.core.condition import Condition
@@ -77,10 +77,14 @@ def run(*, quick: bool, seed: int, out: Path | None, talk: Talk) -> Result:
     settings = replace(streamdiffusion.training, steps=budget.steps, learning_rate=1e-3)
     found: dict[str, list[float]] = {}
     kept: System[Any, Any] | None = None
+    calls = 0
     for number in range(seed, seed + budget.num_seeds):
         system = trained(streamdiffusion, splits, seed=number, talk=talk, settings=settings)
-        for name, one in _turned(system, splits, budget.frames, number, out if number == seed else None).items():
+        counted = Counted(system.denoiser)
+        used = replace(system, denoiser=counted)
+        for name, one in _turned(used, splits, budget.frames, number, out if number == seed else None).items():
             found.setdefault(name, []).append(one)
+        calls += counted.calls
         kept = system if kept is None else kept
         best = f"accuracy, self, scale {GAMMAS[-1]:g}"
         talk(f"seed {number}: {best}: {found[best][-1]:.3f}")
@@ -108,7 +112,7 @@ def run(*, quick: bool, seed: int, out: Path | None, talk: Talk) -> Result:
         f"the time of full guidance on a large one, guided accuracy at least {JUDGED:g}, distance to the source "
         "growing with the scale and larger than under full guidance, at most 60 % of a 70 % still clip made",
         holds=verdict(rows),
-        calls=int(value["calls a frame, stream"]) * budget.clip,
+        calls=calls,
     )
 
 
@@ -203,7 +207,7 @@ def _same(system: System[Any, Any], splits: Splits, seed: int, num: int = 30) ->
         for k, frame in made.items():
             by_itself = alone(batch, part.data[k : k + 1], _label(part, k), [k])
             worst = max(worst, float((frame - by_itself).abs().max()))
-    return [_plain("largest difference of stream and alone", worst, num * len(MODES))]
+    return [single("largest difference of stream and alone", worst, num * len(MODES))]
 
 
 def _label(part: Any, k: int) -> Condition:  # noqa: ANN401 - a Dataset
@@ -220,12 +224,12 @@ def _counted(system: System[Any, Any], splits: Splits) -> list[Row]:
         for k in range(12):
             before = (counted.calls, counted.rows) if k == 11 else before
             flight, _ = batch.push(flight, k, part.data[k : k + 1], _label(part, k))
-        rows.append(_plain(f"rows a frame, {mode}", counted.rows - before[1], 1, "rows"))
+        rows.append(single(f"rows a frame, {mode}", counted.rows - before[1], 1, "rows"))
         if mode == "none":
-            rows.append(_plain("calls a frame, stream", counted.calls - before[0], 1, "calls"))
+            rows.append(single("calls a frame, stream", counted.calls - before[0], 1, "calls"))
             began = counted.calls
             alone(batch, part.data[:1], _label(part, 0), [0])
-            rows.append(_plain("calls a frame, alone", counted.calls - began, 1, "calls"))
+            rows.append(single("calls a frame, alone", counted.calls - began, 1, "calls"))
     return rows
 
 
@@ -262,8 +266,8 @@ def _timed(system: System[Any, Any], repeats: int, talk: Talk) -> list[Row]:
             }
             took = _medians(pairs, repeats)
             gain, amortised = took["alone"] / took["stream"], took["one"] / took["all"]
-            rows.append(_plain(f"time alone over stream, {name}", gain, repeats, "x"))
-            rows.append(_plain(f"time of {STEPS} calls over one call of {STEPS} rows, {name}", amortised, repeats, "x"))
+            rows.append(single(f"time alone over stream, {name}", gain, repeats, "x"))
+            rows.append(single(f"time of {STEPS} calls over one call of {STEPS} rows, {name}", amortised, repeats, "x"))
             talk(f"{name}: stream {gain:.2f}x, network alone {amortised:.2f}x")
         # Rows are all that counts on a large network; on a small one, eight rows cost less than twice four.
         for size, widths, side in (("28x28 digits", UNetSize.digits(), 28), ("large", *LARGE)):
@@ -279,7 +283,7 @@ def _timed(system: System[Any, Any], repeats: int, talk: Talk) -> list[Row]:
             for mode in MODES:
                 if mode != "full":
                     rows.append(
-                        _plain(f"time of {mode} over full guidance, {size}", took[mode] / took["full"], repeats)
+                        single(f"time of {mode} over full guidance, {size}", took[mode] / took["full"], repeats)
                     )
         return rows
     finally:
@@ -335,11 +339,7 @@ def _filtered(system: System[Any, Any], splits: Splits, length: int, seed: int, 
 
     plot(out, "filter.png", chart)
     return [
-        _plain("share of a 70 % still clip that is made", sum(chosen) / length, length),
-        _plain("largest mean error of a frame not made", float(errors.max()), length),
-        _plain("CPU time with the filter over without", some / max(whole, 1e-9), length),
+        single("share of a 70 % still clip that is made", sum(chosen) / length, length),
+        single("largest mean error of a frame not made", float(errors.max()), length),
+        single("CPU time with the filter over without", some / max(whole, 1e-9), length),
     ]
-
-
-def _plain(name: str, value: float, n: int, unit: str = "") -> Row:
-    return Row(name, float(value), unit, n, (float(value), float(value)))

@@ -76,6 +76,14 @@ class VectorQuantized:
         object.__setattr__(self, "_table", torch.tensor(self.book))
 
     @classmethod
+    def of(cls, book: Sequence[Sequence[float]], shape: Sequence[int]) -> Self:
+        """Build from a code book, whose entries say how large a patch is, and the shape (C, H, W) of a picture."""
+        channels, height, width = shape
+        return cls(
+            tuple(tuple(entry) for entry in book), math.isqrt(len(book[0]) // channels), (channels, height, width)
+        )
+
+    @classmethod
     def fit(cls, data: Tensor, num: int, patch: int, *, rounds: int = 20, seed: int = 0) -> Self:
         """Learn a code book of `num` entries from pictures (N, C, H, W) by k-means on at most 100,000 patches.
 

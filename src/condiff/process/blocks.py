@@ -100,6 +100,10 @@ class EqualBlocks:
 
     def draw(self, shape: Sequence[int], *, rng: Rng) -> Tensor:
         """Return block numbers (B, L); nothing is drawn."""
+        return self.numbers(shape)
+
+    def numbers(self, shape: Sequence[int]) -> Tensor:
+        """Return block numbers, int64 (B, L)."""
         place = torch.arange(shape[1]) - self.start
         return (torch.div(place, self.size, rounding_mode="floor") + 1).expand(*shape[:2])
 

@@ -23,6 +23,7 @@ from condiff.core.estimate import Categorical
 from condiff.core.process import Draw
 from condiff.core.rng import Rng, pick
 from condiff.core.shapes import expand
+from condiff.process.absorbing import Absorbing
 
 FLOOR = -70.0
 """Log-probabilities of a network are cut here, so that no token is ever impossible."""
@@ -111,8 +112,6 @@ class MaskAndReplace:
 
     def start(self, shape: Sequence[int], *, rng: Rng, source: Tensor | None = None) -> Tensor:
         """Return all masks, int64 (B, *S), or a text whose masks are to be filled; arguments as for `Absorbing`."""
-        from condiff.process.absorbing import Absorbing
-
         return Absorbing(self.vocabulary).start(shape, rng=rng, source=source)
 
     def posterior(self, x: Tensor, t: Tensor, s: Tensor, log_p: Tensor) -> Tensor:

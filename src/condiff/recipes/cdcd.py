@@ -98,8 +98,7 @@ def cdcd(
     if shape is not None and book is None:
         codec = Levels(vocabulary, tuple(shape))
     elif shape is not None and book is not None:
-        patch = round(math.sqrt(len(book[0]) / shape[0]))
-        codec = VectorQuantized(tuple(tuple(entry) for entry in book), patch, (shape[0], shape[1], shape[2]))
+        codec = VectorQuantized.of(book, shape)
     return System(
         process=process,
         denoiser=TokenLogits(net),

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from condiff.core.system import System
 from condiff.serve.clip import strip
-from condiff.serve.guard import Guard
+from condiff.serve.guard import LOOPBACK, Guard
 from condiff.serve.jobs import Jobs
 from condiff.serve.session import Session
 from condiff.serve.settings import Streamer
@@ -105,7 +105,7 @@ def build(
     system: System[Any, Any],
     *,
     facts: dict[str, Any] | None = None,
-    hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "::1"),
+    hosts: tuple[str, ...] = LOOPBACK,
     token: str | None = None,
     limits: Limits | None = None,
 ) -> Guard:

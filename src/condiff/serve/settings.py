@@ -19,7 +19,7 @@ from condiff.process import Gaussian, Mapped
 from condiff.serve.filter import MeanSquare, SimilarityFilter
 from condiff.serve.stream import StreamBatch, descent, unchanged
 from condiff.solvers import Renoise
-from condiff.tasks.generate import evaluating
+from condiff.tasks.generate import condition_of, evaluating
 
 GUIDING = ("none", "full", "one-time", "self")
 """Ways of guiding: not at all, by a second estimate a step, by the first of them, or by the input itself."""
@@ -159,18 +159,8 @@ class Streamer:
 
     def condition(self, settings: Settings, frame: Tensor) -> Condition | None:
         """Return the condition of one frame, (1, ...) each; a name without a value is absent."""
-        if not self.system.schema:
-            return None
-        values: dict[str, Tensor] = {}
-        present: dict[str, Tensor] = {}
-        for name, kind in self.named.items():
-            value = settings.cond.get(name)
-            empty = 0 if isinstance(kind, ClassLabel) else [0.0] * getattr(kind, "size", 1)
-            values[name] = torch.tensor([empty if value is None else value])
-            present[name] = torch.tensor([value is not None])
-        for name in self.pictures:
-            values[name], present[name] = frame, torch.ones(1, dtype=torch.bool)
-        return Condition(values, present)
+        cond = condition_of(self.system, {name: [value] for name, value in settings.cond.items()}, range(1))
+        return cond if cond is None else cond.adding(**dict.fromkeys(self.pictures, frame))
 
     def stream(self, settings: Settings) -> StreamBatch[Any]:
         """Return the stream of these settings."""

@@ -209,7 +209,7 @@ def one_shot_nats(denoiser: Blockwise, data: Tensor, sizes: Sequence[int], cond:
     hidden = torch.full_like(data, denoiser.process.mask)
     for a, size in enumerate(sizes):
         for start in range(size):
-            blocks = EqualBlocks(size, start).draw(data.shape, rng=_NOTHING).contiguous()
+            blocks = EqualBlocks(size, start).numbers(data.shape).contiguous()
             est = denoiser.paired(hidden, data, blocks, cond)
             nats = -torch.log_softmax(est.logits, -1).gather(-1, data.unsqueeze(-1)).squeeze(-1)
             whole = (length - start) // size
@@ -217,9 +217,6 @@ def one_shot_nats(denoiser: Blockwise, data: Tensor, sizes: Sequence[int], cond:
                 sums = nats[:, start : start + whole * size].unflatten(1, (whole, size)).sum(2)
                 out[:, start : start + whole * size : size, a] = sums
     return out
-
-
-_NOTHING: Rng = None  # type: ignore[assignment] # equal blocks draw nothing
 
 
 class BlockPolicy(Protocol):
