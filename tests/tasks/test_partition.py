@@ -135,7 +135,8 @@ def test_a4_ppo_begins_at_reinforce_and_is_clipped():
     expected = torch.autograd.grad(((drawn.log_p - near.log_p).exp() * ahead).mean(), logits, retain_graph=True)[0]
     torch.testing.assert_close(torch.autograd.grad(proximal(mdp, logits, near, bonus=0.0), logits)[0], expected)
     # The bonus rewards a spread-out policy.
-    assert float(proximal(mdp, logits, drawn, bonus=0.1)) < float(proximal(mdp, logits, drawn, bonus=0.0))
+    spread, plain = (proximal(mdp, logits, drawn, bonus=bonus).detach() for bonus in (0.1, 0.0))
+    assert spread < plain
 
 
 def test_rollouts_are_partitions_with_their_own_cost_and_chance():
