@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from condiff.core.rng import key
 from condiff.evaluate import in_place, rouge_l
-from condiff.tasks.choose import MBR, smoothed_bleu
+from condiff.recipes import radd
+from condiff.tasks.choose import MBR, smoothed_bleu, write_best
+from condiff.tasks.text import joined, write
 
 
 def test_identical_answers_are_returned():
@@ -46,3 +49,22 @@ def test_each_pair_is_asked_once():
 
     MBR(utility).matrix(["a", "b", "a", "b", "a"])
     assert sorted(asked) == [("a", "a"), ("a", "b"), ("b", "a"), ("b", "b")]
+
+
+def test_the_best_of_several_texts_is_one_of_those_that_write_gives():
+    """Each text is chosen among its own answers; the first seed is the caller's; one answer is `write` itself."""
+    torch.manual_seed(0)
+    system = radd(length=12, width=32, depth=1)
+    for weight in system.denoiser.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    alone = joined(write(system, num_samples=3, seed=4))
+    assert write_best(system, 1, num_samples=3, seed=4) == alone
+    seeds = [4, key(4, "answer", 1), key(4, "answer", 2)]
+    answers = [joined(write(system, num_samples=3, seed=seed)) for seed in seeds]
+    shortest = MBR(lambda one, other: float(-len(one.encode())))
+    found = write_best(system, 3, shortest, num_samples=3, seed=4)
+    groups = list(zip(*answers, strict=True))
+    assert found == [group[shortest.choose(group)] for group in groups]
+    assert any(len(set(group)) > 1 for group in groups)
+    with pytest.raises(ValueError, match="at least 1"):
+        write_best(system, 0)
