@@ -96,7 +96,7 @@ def test_draws_follow_the_levels():
 
 
 def test_what_it_cannot_do_is_refused():
-    with pytest.raises(ValueError, match="no eta"):
+    with pytest.raises(ValueError, match="solver ddim"):
         Jump(0.5).step(
             REAL,
             lambda x, t: Categorical(torch.zeros(1, 1, K)),

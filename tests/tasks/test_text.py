@@ -94,3 +94,15 @@ def test_other_systems_write_no_text():
 
     with pytest.raises(ValueError, match="for text"):
         list(write(vectors(), prompt="a"))
+
+
+def test_mask_and_replace_writes_text_as_absorbing_does():
+    """A cdcd run on text is prompted and filled like any other; what is given stays."""
+    from condiff.core import Vector
+    from condiff.core.condition import schema_to_json
+    from condiff.recipes import cdcd
+
+    schema = schema_to_json({"digit": Vector(2)})
+    made = cdcd(length=12, vocabulary=257, shape=None, size="transformer", width=32, conditions=schema)
+    texts = joined(write(made, num_samples=2, prompt="seven", cond={"digit": [[0.0, 1.0]]}, num_steps=4))
+    assert all(text.startswith("seven") for text in texts)

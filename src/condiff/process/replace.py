@@ -156,7 +156,7 @@ class MaskAndReplace:
             of the whole step.
         """
         if eta != 0.0:
-            raise ValueError(f"MaskAndReplace has no eta, got {eta}; use Jump(0.0)")
+            raise ValueError(f"mask-and-replace redraws nothing (eta {eta:g}); use solver ddim, which is Jump(0.0)")
         if bool((s > t).any()):
             raise ValueError("MaskAndReplace steps down only, s <= t")
         log_p = torch.log_softmax(est.logits.to(torch.float64), -1)

@@ -16,6 +16,7 @@ from condiff.core.system import System
 from condiff.data import corpus
 from condiff.process.absorbing import Absorbing
 from condiff.process.blocks import Blockwise
+from condiff.process.replace import MaskAndReplace
 from condiff.tasks.blocks import write_blocks
 from condiff.tasks.generate import batches
 
@@ -33,13 +34,13 @@ def words(row: Tensor) -> str:
     return corpus.text(row.cpu().numpy())
 
 
-def process_of(system: System[Any, Any]) -> Absorbing:
+def process_of(system: System[Any, Any]) -> Absorbing | MaskAndReplace:
     """Return the process of a system that writes text.
 
     Raises:
         ValueError: If it makes something else.
     """
-    if not isinstance(system.process, Absorbing) or system.data.get("kind", "text") != "text":
+    if not isinstance(system.process, Absorbing | MaskAndReplace) or system.data.get("kind", "text") != "text":
         raise ValueError(f"this system makes {system.data.get('kind', 'no text')}; prompts and gaps are for text")
     return system.process
 
