@@ -100,17 +100,21 @@ def diagonal_kernel(w: Tensor, c: Tensor, dt: Tensor, length: int) -> Tensor:
 
     Args:
         w: One of each conjugate pair, complex (N / 2,) or (H, N / 2).
-        c: Complex (H, N / 2).
+        c: Complex (..., H, N / 2).
         dt: Steps (H,), > 0.
         length: L >= 1.
 
-    Returns: Real (H, L).
+    Returns: Real (..., H, L).
 
     Source: Gu et al. 2022 (S4D).
     """
     rate = dt[:, None] * w
-    powers = torch.exp(rate[..., None] * torch.arange(length, device=w.device, dtype=dt.dtype))
-    return 2.0 * torch.einsum("hn,hnl->hl", c * torch.expm1(rate) / w, powers).real
+    steps = torch.arange(length, device=w.device, dtype=dt.dtype)
+    size, angle = torch.exp(rate.real[..., None] * steps), rate.imag[..., None] * steps
+    out = c * torch.expm1(rate) / w
+    # Re(out e^{i angle}) in real numbers: their exponentials and products are vectorised, complex ones are not.
+    real = torch.einsum("...hn,hnl->...hl", out.real, size * torch.cos(angle))
+    return 2.0 * (real - torch.einsum("...hn,hnl->...hl", out.imag, size * torch.sin(angle)))
 
 
 def two_sided(u: Tensor, ahead: Tensor, back: Tensor) -> Tensor:
@@ -215,9 +219,8 @@ class S4D(nn.Module):
     def kernels(self, length: int) -> tuple[Tensor, Tensor]:
         """Return the kernels of both directions, (H, L) each."""
         w = torch.complex(-self.log_decay.exp(), self.frequency)
-        ahead, back = torch.view_as_complex(self.c)
-        dt = self.log_dt.exp()
-        return diagonal_kernel(w, ahead, dt, length), diagonal_kernel(w, back, dt, length)
+        ahead, back = diagonal_kernel(w, torch.view_as_complex(self.c), self.log_dt.exp(), length)
+        return ahead, back
 
     def forward(self, u: Tensor) -> Tensor:
         """Apply the layer to (B, H, L)."""
