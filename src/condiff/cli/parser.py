@@ -92,3 +92,8 @@ def number(text: str) -> float:
     if value != value or value in (float("inf"), float("-inf")):
         raise argparse.ArgumentTypeError(f"expected a finite number, got {text}")
     return value
+
+
+def lags(text: str) -> list[int]:
+    """Read steps back, such as 24,168; an empty text is none."""
+    return [positive(part) for part in text.split(",") if part.strip()]

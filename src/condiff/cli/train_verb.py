@@ -9,7 +9,7 @@ from typing import Any
 
 from condiff.cli.errors import UsageError, nearest
 from condiff.cli.output import emit, lead, say
-from condiff.cli.parser import Parser, natural, positive
+from condiff.cli.parser import Parser, lags, natural, positive
 from condiff.cli.signature import add_options, chosen, recipe_names, recipe_options, training_options
 
 GENERAL = {"images": "images", "vectors": "vectors", "poses": "vectors", "text": "text", "series": "series"}
@@ -42,7 +42,10 @@ def _parser(recipe: str | None) -> Parser:
         default="",
         help="columns of a table that are conditions, not data; of series those known in advance",
     )
-    taken = {"data", "out", "seed", "resume", "device", "json", "condition", *_DATA_OPTIONS}
+    parser.add_argument(
+        "--lags", type=lags, metavar="STEPS", help="steps back that every step of a window may look: 24,168"
+    )
+    taken = {"data", "out", "seed", "resume", "device", "json", "condition", "lags", *_DATA_OPTIONS}
     add_options(parser, "training", training_options(recipe), taken)
     add_options(parser, "recipe", own, taken)
     return parser
@@ -114,6 +117,8 @@ def run(words: list[str]) -> int:
         raise UsageError(f"recipe {recipe_name} has no data of its own; add --data PATH")
     try:
         given = {name: getattr(arguments, name) for name in _DATA_OPTIONS if getattr(arguments, name) is not None}
+        if arguments.lags is not None:
+            given["lags"] = arguments.lags
         splits = read(data, **{**recipe.reads, **given}, conditions=_conditions(arguments.condition, recipe, user))
     except FileNotFoundError as error:
         raise UsageError(str(error)) from None

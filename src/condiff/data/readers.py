@@ -35,6 +35,8 @@ def read(
     stride: int | None = None,
     horizon: int | None = None,
     context: int | None = None,
+    lags: Sequence[int] | None = None,
+    scaling: str | None = None,
     conditions: Sequence[str] = (),
 ) -> Splits:
     """Read a folder of images or text, a CSV, NPZ or text file, or a bundled set by its name.
@@ -51,6 +53,8 @@ def read(
             are what is known in advance. 0 takes a natural period: a day of hours, a week of days. None cuts plain
             windows of all channels.
         context: Steps before the horizon within a window; None chooses.
+        lags: Steps back that every step of a window may look; None chooses, [] is none.
+        scaling: "deviation" or "mean": what windows are measured by (see `data.windows.Window`); None is "deviation".
         conditions: Names that examples are to be conditioned on. Numeric columns of a plain table are data unless they
             are named here; a named one may have empty cells, which mean "not known".
 
@@ -64,9 +68,18 @@ def read(
         kind = kinds.sniff(path)
         _check(path, kind, resolution, channels, length, stride)
         _check_horizon(path, kind, length, horizon, context)
+        if horizon is None and (lags is not None or scaling is not None):
+            raise ValueError("lags and scaling are for windows of a horizon; add a horizon (--horizon 24)")
         if horizon is not None:
             tracks = read_tracks(path, known=conditions)
-            splits = windowed_tracks(tracks, horizon=horizon or None, context=context, stride=stride)
+            splits = windowed_tracks(
+                tracks,
+                horizon=horizon or None,
+                context=context,
+                lags=lags,
+                scaling=scaling or "deviation",
+                stride=stride,
+            )
         else:
             splits = _read(path, kind, resolution, channels, length, stride, tuple(conditions))
             _check_conditions(conditions, list(splits.train.conditions))
@@ -76,7 +89,7 @@ def read(
         raise ValueError(f"{path}: {error}") from error
     options = {
         "resolution": resolution, "channels": channels, "length": length, "stride": stride,
-        "horizon": horizon, "context": context,
+        "horizon": horizon, "context": context, "lags": None if lags is None else list(lags), "scaling": scaling,
     }  # fmt: skip
     asked: dict[str, object] = {name: value for name, value in options.items() if value is not None}
     if conditions:

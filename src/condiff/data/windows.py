@@ -28,13 +28,17 @@ SHARE = 0.1
 """Share of every series that is validation, and share that is test, along time; at least a horizon each."""
 
 
+SCALINGS = ("deviation", "mean")
+
+
 @final
 @dataclass(frozen=True)
 class Window:
     """How a series is laid out for a network, learned once from the training part and kept in a checkpoint.
 
     A window is `context` steps and the `horizon` steps after them; `lags` look further back. Everything is measured in
-    the deviation of the steps before the horizon from their mean, so that a series times 1000 is the same window.
+    units of the steps before the horizon, so that a series times 1000 is the same window: their deviation from their
+    mean, or, with "mean" as scaling, the mean size of the context's values, around zero.
 
     Args:
         horizon: Steps to forecast, >= 1.
@@ -46,6 +50,7 @@ class Window:
         mean: Mean of each over the training part.
         std: Its deviation.
         labels: Class names by condition name: of "item", and of what never changes within a series.
+        scaling: "deviation" or "mean".
     """
 
     horizon: int
@@ -57,8 +62,11 @@ class Window:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    scaling: str = "deviation"
 
     def __post_init__(self) -> None:
+        if self.scaling not in SCALINGS:
+            raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, got {self.scaling!r}")
         if self.horizon < 1 or self.context < 1 or min(self.lags, default=1) < 1:
             raise ValueError(
                 f"a window needs a horizon, a context and lags of at least one step, got horizon {self.horizon}, "
@@ -93,10 +101,9 @@ class Cut:
     """Windows cut out of series, in units of their own.
 
     Args:
-        values: float64 (N, R + L), R steps of reach and the window; zero mean and unit deviation over what is known
-            before the horizon, NaN where missing.
-        centre: That mean in the units of the series, (N,).
-        scale: That deviation, (N,); 0 where the history never changes.
+        values: float64 (N, R + L), R steps of reach and the window, (series - centre) / scale; NaN where missing.
+        centre: Mean of what is known before the horizon in the units of the series, (N,); 0 with mean scaling.
+        scale: Its deviation, or mean size, (N,); 0 where the history never changes, and then `centre` is its value.
         calendar: float32 (N, F, L).
         known: float32 (N, D, L), each standardised by the training part; 0 where it is missing.
         classes: int64 (N,) by condition name; -1 where a label is new.
@@ -151,6 +158,11 @@ def cut(window: Window, tracks: Sequence[Track], origins: NDArray[np.int64], *, 
     scale = np.sqrt((np.where(seen, before - centre[:, None], 0.0) ** 2).sum(1) / many)
     # A sum of equal numbers rounds: what is below that is no deviation.
     scale = np.where(scale > 1e-9 * np.abs(centre), scale, 0.0)
+    if window.scaling == "mean":
+        size = _mean_size(before[:, reach:])
+        changes = scale > 0
+        scale = np.where(changes, np.where(size > 0, size, _mean_size(before)), 0.0)
+        centre = np.where(changes, 0.0, centre)
     classes = {}
     for name, labels in window.labels.items():
         number_of = {label: place for place, label in enumerate(labels)}
@@ -165,6 +177,13 @@ def cut(window: Window, tracks: Sequence[Track], origins: NDArray[np.int64], *, 
         _stacked(advance, order, (len(window.known), length)),
         classes,
     )
+
+
+def _mean_size(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean absolute value of what is known, 0 where nothing is."""
+    known = ~np.isnan(values)
+    size: NDArray[np.float64] = np.where(known, np.abs(values), 0.0).sum(1) / np.maximum(known.sum(1), 1)
+    return size
 
 
 def laid_out(window: Window, windows: Cut, *, shown: int | None = None) -> tuple[Tensor, Condition]:
@@ -199,7 +218,12 @@ def laid_out(window: Window, windows: Cut, *, shown: int | None = None) -> tuple
 
 
 def plan(
-    tracks: Tracks, *, horizon: int | None = None, context: int | None = None, lags: Sequence[int] | None = None
+    tracks: Tracks,
+    *,
+    horizon: int | None = None,
+    context: int | None = None,
+    lags: Sequence[int] | None = None,
+    scaling: str = "deviation",
 ) -> Window:
     """Choose a window for series, and learn from their training parts what it needs.
 
@@ -209,6 +233,7 @@ def plan(
         context: Steps before them; three periods or two horizons, whichever is more, if None.
         lags: Steps back; the last seven periods (days of hours) and two longer ones (weeks of hours), as far as the
             training part reaches twice as far, if None.
+        scaling: "deviation" or "mean", as in `Window`.
 
     Raises:
         ValueError: If no series is long enough; the message says how long one must be.
@@ -241,7 +266,8 @@ def plan(
     for name in dict.fromkeys(name for track in tracks.tracks for name in track.classes):
         found = {track.classes[name] for track in tracks.tracks if name in track.classes}
         labels[name] = tuple(sorted(found))
-    return Window(ahead, before, tuple(lags), frequency, max(spans) >= 2 * 365 * DAY, tracks.known, mean, std, labels)
+    yearly = max(spans) >= 2 * 365 * DAY
+    return Window(ahead, before, tuple(lags), frequency, yearly, tracks.known, mean, std, labels, scaling)
 
 
 def origins(tracks: Sequence[Track], window: Window, part: int, *, stride: int | None = None) -> NDArray[np.int64]:
@@ -280,6 +306,8 @@ def windowed_tracks(
     *,
     horizon: int | None = None,
     context: int | None = None,
+    lags: Sequence[int] | None = None,
+    scaling: str = "deviation",
     stride: int | None = None,
     window: Window | None = None,
 ) -> Splits:
@@ -287,7 +315,7 @@ def windowed_tracks(
 
     Args:
         tracks: The series.
-        horizon, context: As for `plan`.
+        horizon, context, lags, scaling: As for `plan`.
         stride: Steps from one training window to the next; chosen by the amount of data if None.
         window: How to cut; planned from the series if None.
 
@@ -296,7 +324,7 @@ def windowed_tracks(
     Raises:
         ValueError: If no series is long enough, or none ever changes.
     """
-    made = plan(tracks, horizon=horizon, context=context) if window is None else window
+    made = window or plan(tracks, horizon=horizon, context=context, lags=lags, scaling=scaling)
     parts = []
     flat = 0
     for part in range(3):
