@@ -120,6 +120,8 @@ STOCHASTIC = {
     "Corrected": solvers.Corrected(solvers.Multistep(2), 1),
     "Perturbed": solvers.Perturbed(solvers.Heun(), 0.2),
     "Renoise": solvers.Renoise(),
+    "SelfGuided": solvers.SelfGuided(guidance.Classifier(lambda x, t, cond: -0.5 * x.square().sum(1)), 0.5),
+    "SelfGuidedAfter": solvers.SelfGuided(guidance.Classifier(lambda x, t, cond: -x.square().sum(1)), 0.5, "after"),
     "Prior": solvers.Prior(Shrinking(), 0.55, solvers.Jump(1.0)),
     # Not random themselves; here they get every law but the measured order, which needs a matching closed form.
     "Teleport": solvers.Teleport(Shrinking(), 0.55, solvers.Adams(2)),
@@ -292,6 +294,8 @@ INSTANCES: dict[str, object] = {
     "Interval": guidance.Interval(0.2, 0.8),
     "Sum": guidance.Sum(()),
     "LinearReward": guidance.LinearReward(FLOW, torch.ones(2), 1.0, 0.1),
+    "SquaredError": guidance.SquaredError(),
+    "Pinball": guidance.Pinball(),
     "Memo": guidance.Memo(TABLE),
     "Temperature": guidance.Temperature(TABLE, 0.7),
     "TopK": guidance.TopK(TABLE, 2),
@@ -337,6 +341,8 @@ INSTANCES: dict[str, object] = {
     "Eulerian": objectives.Eulerian(process.Mapped(FLOW), denoiser(FLOW)),
     "Semigroup": objectives.Semigroup(process.Mapped(FLOW)),
     "Bound": objectives.Bound(FLOW, 10),
+    "Hiding": objectives.Hiding(objectives.Denoising(FLOW, process.Velocity()), 2, "random"),
+    "Measured": objectives.Measured(objectives.Denoising(FLOW, process.Velocity(), cells="counted")),
     "Hybrid": objectives.Hybrid(objectives.Denoising(FLOW, process.Noise()), objectives.Bound(FLOW, 10)),
     # oracles
     "GaussianMap": oracles.GaussianMap(gaussian(FLOW)),
@@ -354,6 +360,7 @@ INSTANCES: dict[str, object] = {
     # codecs
     "Identity": codecs.Identity(),
     "Standardize": codecs.Standardize((1.0, -2.0), (0.5, 3.0)),
+    "Lagged": codecs.Lagged((1, 2)),
     "Levels": codecs.Levels(4, (1, 2, 2)),
     "VectorQuantized": codecs.VectorQuantized(((0.0, 0.0, 0.0, 0.0), (1.0, 1.0, 0.0, 0.0)), 2, (1, 2, 2)),
     "Flatten": codecs.Flatten((2, 3)),
@@ -375,6 +382,7 @@ INSTANCES: dict[str, object] = {
     "TowerBlock": TOWERS.targets[0],
     "TwoTower": TOWERS,
     "OneTower": nets.OneTower(SPACE, nets.DiTSize(16, 1, head_width=8)),
+    "Observing": nets.Observing(nets.Waves(1, 8, 1), ()),
     "LookBack": nets.LookBack(nets.MLP(6, 16, 1, schema=SCHEMA), ()),
     "DiT": nets.DiT(nets.Grid(1, 2), nets.DiTSize(16, 1, head_width=8), patch=2, schema=SCHEMA),
 }

@@ -12,14 +12,14 @@ PACKAGES = [process, solvers, guidance, objectives, oracles, codecs, nn]
 WITHOUT = {
     "Bridge", "Clock", "Coupling", "pair_cost", "Frame", "Grid", "Latent", "Masking", "Paired", "Partitions", "block_ids", "Space", "TimeLaw", "draw_times",  # process
     "Diffusion", "Ending", "Pool",  # solvers
-    "ANCHOR", "Energy", "Judge", "Ratios", "by_first", "by_input", "expected_calls", "expected_changes", "from_omega",  # guidance
-    "Form", "Negatives", "Score", "Weight", "rising", "step_divergence",  # objectives
+    "ANCHOR", "FLAGS", "LEVEL", "OBSERVED", "Energy", "Judge", "Ratios", "by_first", "by_input", "expected_calls", "expected_changes", "from_omega", "pulled",  # guidance
+    "SCENARIOS", "hiding", "Form", "Negatives", "Score", "Weight", "rising", "step_divergence",  # objectives
     "Known", "at_noise",  # solvers
     "clusters", "endpoints", "patches", "ring",  # oracles
     # nn: functions, sizes, and the layers inside the networks that do have cases (they have tests of their own)
     "attend", "block_causal", "conv", "group_norm", "initialise", "modulate", "rms_norm", "rounded", "UNetSize", "DiTSize",
     "diagonal_kernel", "diagonalised", "dplr_kernel", "legs", "truncated", "two_sided",
-    "has_bf16", "look_back", "prepare", "Reading",
+    "has_bf16", "look_back", "observations", "prepare", "Reading",
     "Encoded", "Layout", "Frames", "Tokens", "Conditions", "Conv3d", "CrossAttention", "SelfAttention", "TimeEmbedding",
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from nn.nets import normal, scrambled
 
 from condiff.core import Condition
 from condiff.core.condition import Picture
-from condiff.nn import DiT, DiTSize, Grid, LookBack, look_back
+from condiff.nn import DiT, DiTSize, Grid, LookBack, Observing, Waves, look_back
 
 
 def test_lags_look_before_the_window_and_then_into_it():
@@ -37,3 +37,21 @@ def test_what_is_absent_reaches_no_output():
     other = net(x, t, Condition({**values, "measured": torch.zeros(2, 1, 8)}, present))
     torch.testing.assert_close(other, one, atol=0, rtol=0)
     assert net(x, t, None).shape == x.shape
+
+
+def test_what_is_observed_is_handed_on_and_not_read():
+    """Channel j is observed where the window before it, or what is given of it, has a value lags[j - 1] steps back."""
+    given = torch.tensor([[[1.0, 2, 0, 4, 0, 0], [1, 1, 0, 1, 0, 0]]])
+    older = torch.tensor([[[-3.0, -2, 0], [1, 1, 0]]])
+    cond = Condition.of(given=given, older=older, level=torch.tensor([[0.25]]), measured=torch.ones(1, 1, 6))
+    net = Observing(scrambled(Waves(3, 8, 1)), (1, 3), unread=("measured",))
+    x, t = normal(1, 3, 6), torch.tensor(0.5)
+    out, aux = net(x, t, cond)
+    assert aux["observed"][0].tolist() == [[1, 2, 0, 4, 0, 0], [0, 1, 2, 0, 4, 0], [-3, -2, 0, 1, 2, 0]]
+    assert aux["flags"][0].tolist() == [[1, 1, 0, 1, 0, 0], [0, 1, 1, 0, 1, 0], [1, 1, 0, 1, 1, 0]]
+    assert aux["level"].tolist() == [[0.25]]
+    torch.testing.assert_close(out, net.inner(x, t, None), atol=0, rtol=0)
+    absent = Condition(cond.values, {**cond.present, "given": torch.tensor([False])})
+    assert net(x, t, absent)[1]["flags"][0, 0].tolist() == [0] * 6
+    assert net(x, t, None)[1] == {}
+    assert net(x, t, cond.without("older"))[1] == {}

@@ -7,7 +7,7 @@ import torch
 from laws.cases import rng
 
 from condiff.core import Condition, Moments
-from condiff.objectives import Denoising, Revealing
+from condiff.objectives import SCENARIOS, Denoising, Hiding, Measured, Revealing, hiding
 from condiff.process import Flow, Gaussian, Velocity
 
 PROCESS = Gaussian(Flow())
@@ -81,3 +81,54 @@ def test_a_row_with_nothing_to_score_has_no_loss():
         Revealing(COUNTING, 2)(silent, data, None, rng=rng(0, 1))
     with pytest.raises(ValueError, match=r"future in \[0, 1\]"):
         Revealing(PLAIN, 2, future=1.5)
+
+
+def test_scenarios_hide_their_part_of_a_context():
+    """Works with half of a context missing: single steps, a block at the begin, a block before the future."""
+    u = rng(*range(50)).uniform((50, 8))
+    assert hiding("begin", u, 3)[0].tolist() == [False] * 3 + [True] * 5
+    assert hiding("end", u, 3)[0].tolist() == [True] * 5 + [False] * 3
+    random = hiding("random", u, 3)
+    assert random.sum(1).tolist() == [5] * 50
+    assert bool((u[~random].reshape(50, 3).max(1).values < u[random].reshape(50, 5).min(1).values).all())
+    for scenario, count in (("middle", 3), ("end", 9), ("begin", -1)):
+        with pytest.raises(ValueError, match="can hide 0 to 8 steps"):
+            hiding(scenario, u, count)
+
+
+@pytest.mark.parametrize("scenario", ["", *SCENARIOS])
+def test_hiding_zeroes_what_the_network_is_given(scenario):
+    data, cond = window(rows=5)
+    given = torch.cat([data, cond.values["measured"]], 1)
+    given[:, :, 6:] = 0
+    seen = []
+
+    def net(x, t, c):
+        seen.append(c.values["given"])
+        return silent(x, t, c)
+
+    Hiding(PLAIN, 2, scenario)(net, data, cond.adding(given=given), rng=rng(*range(5)))
+    lost = (seen[0] != given).any(1)
+    assert bool(((seen[0] == 0) | (seen[0] == given)).all())
+    assert bool((lost.sum(1) <= 3).all())
+    assert bool(lost.any()) == (scenario != "")
+    assert float(seen[0][:, :, 6:].abs().max()) == 0.0
+
+
+def test_loss_counts_what_was_measured_lags_included():
+    data, cond = window(rows=2, length=4)
+    older = torch.ones(2, 2, 2, dtype=data.dtype)
+    older[1, 1, 0] = 0
+    cond = cond.adding(older=older)
+    lagged = torch.cat([data, data], 1)
+    counts = []
+
+    class Keep:
+        def __call__(self, denoiser, data, cond, *, rng, draw=None):
+            counts.append(cond.values["counted"])
+            return PLAIN(denoiser, data, None, rng=rng, draw=draw)
+
+    Measured(Keep(), (2,))(silent, lagged, cond, rng=rng(0, 1))
+    assert counts[0].tolist() == [[[1, 1, 0, 1], [1, 1, 1, 1]], [[1, 1, 0, 1], [0, 1, 1, 1]]]
+    with pytest.raises(ValueError, match="measured"):
+        Measured(COUNTING)(silent, data, None, rng=rng(0, 1))

@@ -1,6 +1,7 @@
 """Codecs: between what a user holds and what a process corrupts."""
 
 from condiff.codecs.identity import Flatten, Identity, Standardize
+from condiff.codecs.lagged import Lagged
 from condiff.codecs.tokens import Levels, VectorQuantized
 
-__all__ = ["Flatten", "Identity", "Levels", "Standardize", "VectorQuantized"]
+__all__ = ["Flatten", "Identity", "Lagged", "Levels", "Standardize", "VectorQuantized"]

@@ -2,16 +2,20 @@
 
 from condiff.guidance.cfg import CFG, Autoguidance, Composed, Everywhere, Interval, Rescaled, from_omega
 from condiff.guidance.classified import BestTokens, Classified, EveryToken, Judge, Ratios, Taylor
-from condiff.guidance.energy import Classifier, CleanLoss, Energy, Guided, Sum
+from condiff.guidance.energy import Classifier, CleanLoss, Energy, Guided, Sum, pulled
 from condiff.guidance.experts import ByTime
 from condiff.guidance.linear import LinearReward
 from condiff.guidance.memo import Memo, expected_calls, expected_changes
+from condiff.guidance.observed import FLAGS, LEVEL, OBSERVED, Pinball, SquaredError
 from condiff.guidance.residual import ANCHOR, ResidualCFG, by_first, by_input
 from condiff.guidance.tokens import Temperature, TopK, TopP
 
 __all__ = [
     "ANCHOR",
     "CFG",
+    "FLAGS",
+    "LEVEL",
+    "OBSERVED",
     "Autoguidance",
     "BestTokens",
     "ByTime",
@@ -27,9 +31,11 @@ __all__ = [
     "Judge",
     "LinearReward",
     "Memo",
+    "Pinball",
     "Ratios",
     "Rescaled",
     "ResidualCFG",
+    "SquaredError",
     "Sum",
     "Taylor",
     "Temperature",
@@ -40,4 +46,5 @@ __all__ = [
     "expected_calls",
     "expected_changes",
     "from_omega",
+    "pulled",
 ]

@@ -23,6 +23,33 @@ class Energy(Protocol):
         ...
 
 
+def pulled(
+    denoise: Callable[[Tensor, Tensor], Moments], energy: Energy, x: Tensor, t: Tensor, cond: Condition | None = None
+) -> tuple[Moments, Tensor | None]:
+    """Return the estimate at x (B, *S), and the gradient of an energy of it there.
+
+    Args:
+        denoise: The denoiser, its condition bound.
+        energy: One number a row.
+        x, t: State and its times.
+        cond: What the energy is told.
+
+    Returns: The estimate as the denoiser gave it (its graph is spent), and the gradient shaped like x, or None if the
+        energy does not depend on x.
+
+    Raises:
+        ValueError: If the energy does not return one number a row.
+    """
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_(True)
+        est = denoise(leaf, t)
+        total = energy(leaf, t, est, cond)
+        if total.shape != x.shape[:1]:
+            raise ValueError(f"an energy returns one number a row, {tuple(x.shape[:1])}, got {tuple(total.shape)}")
+        grad = torch.autograd.grad(total.sum(), leaf)[0] if total.requires_grad else None
+    return est, grad
+
+
 @final
 @dataclass(frozen=True)
 class Guided:
@@ -44,15 +71,11 @@ class Guided:
 
     def __call__(self, x: Tensor, t: Tensor, cond: Condition | None) -> Moments:
         """Return the tilted estimate, with one forward and one backward pass; it carries no graph."""
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_(True)
-            est = self.denoiser(leaf, t, cond)
-            total = self.energy(leaf, t, est, cond)
-            if total.shape != x.shape[:1]:
-                raise ValueError(f"an energy returns one number a row, {tuple(x.shape[:1])}, got {tuple(total.shape)}")
-            grad = torch.autograd.grad(total.sum(), leaf)[0]
-            aux = {name: extra.detach() for name, extra in est.aux.items()}
-            plain = Moments({name: part.detach() for name, part in est.parts.items()}, aux)
+        est, grad = pulled(lambda leaf, t: self.denoiser(leaf, t, cond), self.energy, x, t, cond)
+        aux = {name: extra.detach() for name, extra in est.aux.items()}
+        plain = Moments({name: part.detach() for name, part in est.parts.items()}, aux)
+        if grad is None:
+            return plain
         return self.process.tilt(x, t, plain, self.scale * grad)
 
 

@@ -11,7 +11,7 @@ from condiff.nn.dit import DiT, DiTSize
 from condiff.nn.embed import Conditions, Encoded, TimeEmbedding
 from condiff.nn.init import initialise
 from condiff.nn.layout import Frames, Grid, Layout, Tokens
-from condiff.nn.lookback import LookBack, look_back
+from condiff.nn.lookback import LookBack, Observing, look_back, observations
 from condiff.nn.mlp import MLP
 from condiff.nn.norm import group_norm, modulate, rms_norm
 from condiff.nn.pack import has_bf16, prepare
@@ -42,6 +42,7 @@ __all__ = [
     "Grid",
     "Layout",
     "LookBack",
+    "Observing",
     "OneTower",
     "Parallel",
     "Reading",
@@ -70,6 +71,7 @@ __all__ = [
     "legs",
     "look_back",
     "modulate",
+    "observations",
     "prepare",
     "rms_norm",
     "rounded",

@@ -60,3 +60,53 @@ class LookBack(nn.Module):
             seen = seen.adding(lags=look_back(parts[0].to(x.dtype), parts[1], self.lags))
         out = self.inner(x, t, seen if seen.values else None)
         return out
+
+
+@final
+class Observing(nn.Module):
+    """Another network over windows and their lags: what is observed is no input, but handed on for guidance.
+
+    The state is (B, 1 + len(lags), L), a window and, in channel j, what lay lags[j - 1] steps before it. Of channel 0
+    is observed what is "given", of the others what lies before the window ("older") or is given of it. The estimate's
+    aux carries values and flags of the state's shape, and each row's quantile level where the condition has one.
+
+    Args:
+        inner: The network; its schema has none of the names that are observed here.
+        lags: Steps back.
+        unread: Conditions that are for training and no input.
+
+    Source: Kollovieh et al. 2023 (TSDiff): one network that never sees a condition.
+    """
+
+    def __init__(self, inner: nn.Module, lags: tuple[int, ...], unread: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.inner, self.lags, self.unread = inner, lags, unread
+
+    def forward(self, x: Tensor, t: Tensor, cond: Condition | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Apply the network to windows (B, C, L), and hand on what is observed of them."""
+        seen = None if cond is None else cond.without(*OBSERVATIONS, *self.unread)
+        out: Tensor = self.inner(x, t, seen if seen is not None and seen.values else None)
+        return out, {} if cond is None else observations(cond, self.lags, x.dtype)
+
+
+OBSERVATIONS = ("given", "older", "level")
+"""Conditions that say what is observed, and at which quantile level a row is wanted."""
+
+
+def observations(cond: Condition, lags: tuple[int, ...], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Read what is observed of windows with lags off a condition; empty if it does not say.
+
+    Args:
+        cond: With "given" (B, 2, L), for lags "older" (B, 2, R), and "level" (B, 1) if rows have one.
+        lags: Steps back.
+        dtype: Of the answer.
+
+    Returns: "observed" and "flags", (B, 1 + len(lags), L), and "level".
+    """
+    if "given" not in cond.values or (lags and "older" not in cond.values):
+        return {}
+    names = ("given", "older") if lags else ("given",)
+    parts = [torch.where(cond.present[name][:, None, None], cond.values[name], 0).to(dtype) for name in names]
+    both = torch.cat([parts[0], look_back(parts[0], parts[1], lags)], 1) if lags else parts[0]
+    found = {"observed": both[:, ::2], "flags": both[:, 1::2]}
+    return {**found, "level": cond.values["level"].to(dtype)} if "level" in cond.values else found

@@ -27,6 +27,7 @@ class Waves(nn.Module):
         width: H, channels inside.
         num_blocks: Number of blocks.
         layer: Makes the state-space layer of one block from the width.
+        skip: Add the input to the output.
         schema: Conditions: pictures (B, D, L) beside the window enter every block, classes and vectors the time's
             embedding.
 
@@ -45,6 +46,7 @@ class Waves(nn.Module):
         num_blocks: int = 3,
         layer: Callable[[int], nn.Module] = S4D,
         *,
+        skip: bool = False,
         schema: Mapping[str, Kind] | None = None,
     ) -> None:
         super().__init__()
@@ -53,7 +55,7 @@ class Waves(nn.Module):
         for name, kind in (schema or {}).items():
             if not isinstance(kind, ClassLabel | Vector | Picture):
                 raise TypeError(f"Waves reads classes, vectors and pictures, {name!r} is {type(kind).__name__}")
-        self.channels = channels
+        self.channels, self.skip = channels, skip
         self.layout = Grid(channels, 1)
         self.conditions = Conditions(schema or {}, width=width, context_width=width)
         beside = self.conditions.picture_channels
@@ -105,4 +107,4 @@ class Waves(nn.Module):
             on, skip = self.leave[k](torch.tanh(left) * torch.sigmoid(right)).chunk(2, 1)
             h, total = h + on, total + skip
         out: Tensor = self.out(torch.relu(self.head(total)))
-        return out.to(x.dtype)
+        return out.to(x.dtype) + x if self.skip else out.to(x.dtype)

@@ -23,11 +23,12 @@ from condiff.objectives.embedding import EmbeddingDenoising, SelfConditioned
 from condiff.objectives.meanflow import MeanFlow
 from condiff.objectives.pseudo import PseudoLabels
 from condiff.objectives.replace import CleanNats, StepBound, StepNats
-from condiff.objectives.revealing import Revealing
+from condiff.objectives.revealing import SCENARIOS, Hiding, Measured, Revealing, hiding
 from condiff.objectives.tokens import AnyOrder, MaskedTokens, ScoreEntropy, TimeCrossEntropy
 
 __all__ = [
     "CTM",
+    "SCENARIOS",
     "Antithetic",
     "AnyOrder",
     "BlockOrder",
@@ -44,12 +45,14 @@ __all__ = [
     "EmbeddingDenoising",
     "Eulerian",
     "Form",
+    "Hiding",
     "Hybrid",
     "InfoNCE",
     "Lagrangian",
     "Listed",
     "MaskedTokens",
     "MeanFlow",
+    "Measured",
     "MinSNR",
     "Negatives",
     "OtherRows",
@@ -65,6 +68,7 @@ __all__ = [
     "TimeCrossEntropy",
     "Unpaired",
     "Weight",
+    "hiding",
     "rising",
     "step_divergence",
 ]

@@ -5,6 +5,7 @@ from condiff.solvers.evodiff import Direct, Ending, EVODiff, PerChannel, PerSamp
 from condiff.solvers.implicit import Implicit
 from condiff.solvers.jump import Jump
 from condiff.solvers.multistep import Multistep, UniPC
+from condiff.solvers.observed import SelfGuided
 from condiff.solvers.perturbed import Perturbed
 from condiff.solvers.renoise import Renoise
 from condiff.solvers.rungekutta import Euler, Heun, Midpoint
@@ -43,6 +44,7 @@ __all__ = [
     "Proportional",
     "Released",
     "Renoise",
+    "SelfGuided",
     "Teleport",
     "TokenEuler",
     "UniPC",
