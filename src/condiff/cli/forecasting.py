@@ -98,6 +98,12 @@ def cut_at(tracks: Tracks, text: str, horizon: int) -> tuple[Tracks, list[np.nda
     return Tracks(tracks.name, tracks.source, tuple(kept), tracks.frequency, tracks.known, tracks.remarks), truth
 
 
+def _trained(system: System[Any, Any], recipe: Mapping[str, Any], quiet: bool) -> Trained:
+    left = Left("draws", quiet=quiet)
+    scale = recipe.get("guidance_scale")  # files of earlier versions do not say
+    return Trained(system, recipe["num_steps"], recipe["solver"], recipe["memory"], left, scale)
+
+
 def make_forecast(
     system: System[Any, Any], recipe: Mapping[str, Any], *, quiet: bool = True
 ) -> tuple[Forecast, list[Any] | None]:
@@ -106,7 +112,7 @@ def make_forecast(
     truth = None
     if recipe["from"]:
         tracks, truth = cut_at(tracks, recipe["from"], recipe["horizon"])
-    made = Trained(system, recipe["num_steps"], recipe["solver"], recipe["memory"], Left("draws", quiet=quiet))
+    made = _trained(system, recipe, quiet)
     return forecast(
         made, tracks, horizon=recipe["horizon"], num_samples=recipe["num_samples"], seed=recipe["seed"]
     ), truth
@@ -137,7 +143,7 @@ def make_filled(
 ) -> tuple[list[str], list[list[str]], int]:
     """Fill series as a recipe says: heads and rows of a table, and how many values were filled."""
     tracks, _ = series_for(system, recipe["data"])
-    made = Trained(system, recipe["num_steps"], recipe["solver"], recipe["memory"], Left("draws", quiet=quiet))
+    made = _trained(system, recipe, quiet)
     rows, count = [], 0
     for number, track in enumerate(tracks.tracks):
         holes, draws = made.fill(track, num_samples=recipe["num_samples"], seed=recipe["seed"] + number)

@@ -8,7 +8,7 @@ from pathlib import Path
 from condiff.cli.errors import usage
 from condiff.cli.forecast_verb import check_file
 from condiff.cli.output import emit, say
-from condiff.cli.parser import Parser, natural, positive, step_count
+from condiff.cli.parser import Parser, natural, number, positive, step_count
 
 
 def run(words: list[str]) -> int:
@@ -19,6 +19,9 @@ def run(words: list[str]) -> int:
     parser.add_argument("-n", "--num-samples", type=positive, default=100, help="draws of every gap [100]")
     parser.add_argument("--steps", "--num-steps", type=step_count, dest="steps", help="solver steps [the system's]")
     parser.add_argument("--solver", help="solver by name [the system's]")
+    parser.add_argument(
+        "--guidance-scale", type=number, help="pull to what is known, of a system that guides itself [its own]"
+    )
     parser.add_argument("--seed", type=natural, default=0, help="names the draws [0]")
     parser.add_argument("--memory", type=positive, default=512, metavar="MIB", help="working memory to use [512]")
     parser.add_argument("--out", metavar="CSV", help="filled table [RUN/samples/imputed.csv]")
@@ -30,13 +33,12 @@ def run(words: list[str]) -> int:
 
     from condiff.cli.forecasting import fingerprint_of, make_filled, series_for, table_bytes
     from condiff.cli.sample_verb import complete, opened
-    from condiff.tasks.generate import check_solver
+    from condiff.tasks.forecast import Trained
     from condiff.train.checkpoint import write_atomically
 
     system = opened(arguments.run)
-    if arguments.solver:
-        with usage():
-            check_solver(system, arguments.solver)
+    with usage():
+        Trained(system, solver=arguments.solver, guidance_scale=arguments.guidance_scale).chosen()
     _, name = series_for(system, arguments.data)
     recipe = {
         "made_by": "condiff impute",
@@ -46,6 +48,7 @@ def run(words: list[str]) -> int:
         "num_samples": arguments.num_samples,
         "num_steps": arguments.steps or system.num_steps,
         "solver": arguments.solver,
+        "guidance_scale": arguments.guidance_scale,
         "seed": arguments.seed,
         "memory": arguments.memory,
     }

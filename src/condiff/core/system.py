@@ -41,7 +41,7 @@ class System(Generic[P_any, E]):
         shape: Shape (*S) of one sample in the process's space.
         schema: What each condition name holds.
         num_steps: Default number of solver steps.
-        guidance_scale: Default guidance scale, 1 is plain conditional.
+        guidance_scale: Default guidance scale, 1 is plain conditional; of a solver that guides by itself, 0 is none.
         data: What it was made for: name, kind, class names, ranges; JSON-able.
         call: The recipe call that made it; None for a system built by hand, which cannot be saved by name.
     """

@@ -19,6 +19,7 @@ from condiff.recipes.radd import radd
 from condiff.recipes.series import series
 from condiff.recipes.streamdiffusion import streamdiffusion
 from condiff.recipes.text import text
+from condiff.recipes.tsdiff import tsdiff, tsdiff_cond
 from condiff.recipes.vectors import vectors
 from condiff.recipes.wcfm import wcfm
 from condiff.train.recipe import Recipe, recipe
@@ -42,6 +43,8 @@ __all__ = [
     "series",
     "streamdiffusion",
     "text",
+    "tsdiff",
+    "tsdiff_cond",
     "vectors",
     "wcfm",
 ]
@@ -63,6 +66,8 @@ _OURS = {
         series,
         streamdiffusion,
         text,
+        tsdiff,
+        tsdiff_cond,
         vectors,
         wcfm,
     )

@@ -88,17 +88,20 @@ FEW_WINDOWS = 6000
 series, width 64 put 60 % of true values into its 90 % band, and width 32, trained shorter, 95 %."""
 
 
-def series_of(splits: Splits) -> dict[str, Any]:
-    """Measure windows of series: how they are laid out, conditions, and how large a network they can teach."""
+def windows_of(splits: Splits) -> dict[str, Any]:
+    """Measure windows of series: how they are laid out, and conditions."""
     data = splits.train
     if data.kind != "series" or "window" not in data.meta:
         raise ValueError(f"{data.name} holds {data.kind} without a horizon, but this recipe needs series to forecast")
-    few = len(data) < FEW_WINDOWS
     return {
         "window": data.meta["window"],
         "conditions": schema_to_json(schema_of(data)),
-        "width": 32 if few else 96,
-        "depth": 2 if few else 3,
-        "drop": 0.5 if few else 0.1,
         "about": about(data),
     }
+
+
+def series_of(splits: Splits) -> dict[str, Any]:
+    """Measure windows of series, and how large a network they can teach."""
+    few = len(splits.train) < FEW_WINDOWS
+    size = {"width": 32 if few else 96, "depth": 2 if few else 3, "drop": 0.5 if few else 0.1}
+    return {**windows_of(splits), **size}

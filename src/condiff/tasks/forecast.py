@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, final
+from typing import Any, Protocol, cast, final
 
 import numpy as np
 import torch
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from condiff.core.condition import Condition
 from condiff.core.drivers import sample as run
 from condiff.core.rng import RowRng, key
+from condiff.core.solver import Solver
 from condiff.core.system import System
 from condiff.data.frequency import Frequency
 from condiff.data.tracks import Track, Tracks
 from condiff.data.windows import Cut, Window, cut, laid_out, origins
 from condiff.evaluate.series import Score, ensemble_quantiles, forecast_scores, seasonal_scale
-from condiff.tasks.generate import check_solver, evaluating
+from condiff.tasks.generate import check_solver, evaluating, guides
 
 Progress = Callable[[int, int], None]
 """Told how many draws are done, and of how many."""
@@ -84,6 +85,7 @@ class Trained:
         system: Trained on windows of series.
         num_steps: Solver steps; the system's default if None.
         solver: Solver's name; the system's if None.
+        guidance_scale: How strongly a system that guides itself is pulled to what is known; its own if None.
         memory: Budget of working memory in MiB; it sets how many draws are made at a time, and changes nothing else.
         progress: Told how far it is.
     """
@@ -93,6 +95,7 @@ class Trained:
     solver: str | None = None
     memory: int = MEMORY
     progress: Progress = lambda done, total: None
+    guidance_scale: float | None = None
 
     @property
     def paths(self) -> bool:
@@ -110,7 +113,7 @@ class Trained:
         if horizon < 1 or not 1 <= num_samples <= MOST_DRAWS:
             raise ValueError(f"a forecast needs a horizon and draws of at least 1, got {horizon} and {num_samples}")
         blocks = -(-horizon // window.horizon)
-        ends = [_extended(track, window, blocks) for track in tracks]
+        ends = [extended(track, window, blocks) for track in tracks]
         made: list[NDArray[np.float64]] = []
         total, done = blocks * len(tracks) * num_samples, 0
         for block in range(blocks):
@@ -167,6 +170,20 @@ class Trained:
         drawn = np.concatenate(parts).reshape(len(used), num_samples, length)
         return holes, torch.from_numpy(drawn[place, :, holes - starts[home]].T.copy())
 
+    def chosen(self) -> Solver[Any, Any]:
+        """Return the solver as it is asked for.
+
+        Raises:
+            ValueError: If it does not suit the system, or cannot take a guidance scale.
+        """
+        solver = check_solver(self.system, self.solver)
+        if self.guidance_scale is None:
+            return solver
+        if not guides(solver):
+            raise ValueError("this system does not guide itself, so a guidance scale cannot be used; leave it out")
+        scaled: Solver[Any, Any] = replace(cast(Any, solver), scale=self.guidance_scale)
+        return scaled
+
     @torch.no_grad()
     def _draw(
         self, window: Window, windows: Cut, repeat: int, num_samples: int, shown: int, seed: int
@@ -174,7 +191,7 @@ class Trained:
         """Draw every window `repeat` times, (rows, L) in the units of the series, as many rows at a time as fit."""
         data, seen = laid_out(window, windows, shown=shown)
         system = evaluating(self.system)
-        solver = check_solver(system, self.solver)
+        solver = self.chosen()
         grid = system.grid(system.num_steps if self.num_steps is None else self.num_steps)
         flat = windows.scale == 0
         rows = len(data) * repeat
@@ -373,7 +390,7 @@ def row_bytes(system: System[Any, Any], cond: Condition) -> int:
     return found + inputs + 16 * math.prod(system.shape)
 
 
-def _extended(track: Track, window: Window, blocks: int) -> Track:
+def extended(track: Track, window: Window, blocks: int) -> Track:
     """Cut a history to what a window can see, and its times and what is known of them to whole blocks."""
     keep = min(len(track), window.reach + window.context)
     stop = len(track) + blocks * window.horizon

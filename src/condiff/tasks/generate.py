@@ -89,6 +89,10 @@ def check_solver(system: System[Any, Any], solver: Solver[Any, Any] | str | None
     """
     if solver is None:
         return system.solver
+    if guides(system.solver):
+        raise ValueError(
+            f"this system is guided by its own solver, {type(system.solver).__name__}; leave the solver out"
+        )
     made = solver_named(solver) if isinstance(solver, str) else solver
     if not suits(made, system.process):
         fitting = [name for name, build in SOLVERS.items() if suits(build(), system.process)]
@@ -97,6 +101,11 @@ def check_solver(system: System[Any, Any], solver: Solver[Any, Any] | str | None
             f"solver {solver} does not suit a system whose process is {kind}; these do: {', '.join(fitting)}"
         )
     return made
+
+
+def guides(solver: Solver[Any, Any]) -> bool:
+    """Tell whether a solver guides by itself, so that its `scale` is the system's guidance scale and 0 is none."""
+    return bool(getattr(solver, "guides", False))
 
 
 def condition_of(system: System[Any, Any], given: Mapping[str, Any] | None, rows: range) -> Condition | None:
@@ -241,7 +250,7 @@ def sample(
         num_steps: Solver steps; the system's default if None.
         cond: Condition by name (see `condition_of`), or a Condition with num_samples rows. None asks for every class in
             turn, {} for unconditional samples.
-        guidance_scale: 1 is plain conditional; the system's default if None.
+        guidance_scale: 1 is plain conditional, 0 unguided where the solver guides; the system's default if None.
         seed: Any integer.
         solver: A solver or its name; the system's default if None.
         batch_size: Rows at a time, >= 1.
@@ -302,6 +311,8 @@ def batches(
     if isinstance(cond, Condition) and len(cond) != num_samples:
         raise ValueError(f"cond has {len(cond)} rows for {num_samples} samples")
     chosen = check_solver(system, solver)
+    if guides(chosen):
+        chosen = replace(cast(Any, chosen), scale=scale)
     grid = system.grid(system.num_steps if num_steps is None else num_steps)
     system = evaluating(system)
     for start in range(0, num_samples, batch_size):
@@ -316,7 +327,7 @@ def batches(
             given = given.to(device)
         counted = Counted(system.denoiser)
         unconditional = given is None or not any(bool(flag.any()) for flag in given.present.values())
-        denoiser = counted if unconditional else CFG(cast(Any, counted), scale)
+        denoiser = counted if unconditional or guides(chosen) else CFG(cast(Any, counted), scale)
         x = run(
             system.process,
             denoiser,
