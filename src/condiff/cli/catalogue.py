@@ -152,6 +152,15 @@ SYSTEMS = (
         "of classifier-free guidance and still turns a picture into the class asked for",
     ),
     Entry(
+        "tsdiff",
+        "TSDiff: one unconditional model of series that guides itself to forecast, repair, refine and synthesise",
+        2023,
+        "series",
+        "tsdiff",
+        "one unconditional model, guided by quantiles of what is observed, forecasts within 10 % of the loss of a "
+        "model trained to forecast, improves weak forecasts, and its samples teach a linear forecaster",
+    ),
+    Entry(
         "overview",
         "Reward-directed generation: black-box optimisation by conditional sampling",
         2024,

@@ -19,7 +19,8 @@ from condiff.recipes.radd import radd
 from condiff.recipes.series import series
 from condiff.recipes.streamdiffusion import streamdiffusion
 from condiff.recipes.text import text
-from condiff.recipes.tsdiff import tsdiff, tsdiff_cond
+from condiff.recipes.tsdiff import tsdiff
+from condiff.recipes.tsdiff_cond import tsdiff_cond
 from condiff.recipes.vectors import vectors
 from condiff.recipes.wcfm import wcfm
 from condiff.train.recipe import Recipe, recipe

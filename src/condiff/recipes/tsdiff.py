@@ -1,21 +1,21 @@
-"""TSDiff: one unconditional model of windows forecasts, fills, refines and synthesises; and its conditional twin."""
+"""TSDiff: one unconditional model of windows forecasts, fills, refines and synthesises."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from condiff.codecs import Identity, Lagged
-from condiff.core.condition import Kind, Picture, Vector, schema_from_json
+from condiff.codecs import Lagged
+from condiff.core.condition import Kind, Vector, schema_from_json
 from condiff.core.estimate import Moments
 from condiff.core.system import System
 from condiff.data.windows import Window
 from condiff.guidance import Energy, Pinball, SquaredError
-from condiff.nn import S4, S4D, LookBack, Observing, Waves
-from condiff.objectives import Denoising, Hiding, Measured
+from condiff.nn import S4, S4D, Observing, Waves
+from condiff.objectives import Denoising, Measured
 from condiff.process import Gaussian, Noise, Preconditioned, Stratified, Table, Times, Uniform, UniformTime
 from condiff.recipes.measure import windows_of
-from condiff.solvers import Jump, SelfGuided
+from condiff.solvers import SelfGuided
 from condiff.train.recipe import recipe
 from condiff.train.settings import Training
 
@@ -39,7 +39,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 """Windows, lags, skip from input to output, and scale of quantile guidance of the eight published runs."""
 
 
-def _parts(
+def layout(
     window: Mapping[str, Any] | None, conditions: Mapping[str, Mapping[str, Any]] | None, features: bool
 ) -> tuple[Window, dict[str, Kind], dict[str, Kind]]:
     """Return the window, the schema of the data, and what of it a network reads beside what is observed."""
@@ -64,7 +64,7 @@ def tsdiff(
     scale: float = 4.0,
     order: str = "before",
     cap: float = 0.5,
-    num_steps: int = STEPS,
+    num_steps: int = 100,
     about: Mapping[str, Any] | None = None,
 ) -> System[Gaussian, Moments]:
     """TSDiff: an unconditional model of series that forecasts and fills gaps by guiding itself.
@@ -87,7 +87,7 @@ def tsdiff(
     """
     if energy not in ENERGIES or layer not in ("s4", "s4d"):
         raise ValueError(f"energy is quantile or square and layer s4 or s4d, got {energy!r} and {layer!r}")
-    span, schema, read = _parts(window, conditions, features)
+    span, schema, read = layout(window, conditions, features)
     process = Gaussian(Table.linear(STEPS, 1e-4, 0.1))
     channels = 1 + len(span.lags)
     net = Waves(
@@ -112,53 +112,5 @@ def tsdiff(
         schema={**schema, "level": Vector(1)},
         num_steps=num_steps,
         guidance_scale=scale,
-        data=dict(about or {}),
-    )
-
-
-@recipe(data="traffic", measure=windows_of, training=TRAINING, reads=READS)
-def tsdiff_cond(
-    *,
-    window: Mapping[str, Any] | None = None,
-    conditions: Mapping[str, Mapping[str, Any]] | None = None,
-    width: int = 64,
-    blocks: int = 3,
-    states: int = 32,
-    features: bool = False,
-    scenario: str = "",
-    num_steps: int = STEPS,
-    about: Mapping[str, Any] | None = None,
-) -> System[Gaussian, Moments]:
-    """TSDiff-Cond: the same network, trained to read context and lags; the baseline of `tsdiff`.
-
-    Args:
-        window: How series are laid out, as `Window.to_json` writes it; the data decide.
-        conditions: What each condition holds, as `schema_to_json` writes it; the data decide.
-        width: Channels of the network.
-        blocks: Its blocks.
-        states: States of each channel and direction.
-        features: Read calendar, what is known in advance and classes; the published runs read nothing.
-        scenario: Hide half of each context in training: random, begin, end; empty hides nothing.
-        num_steps: Default number of sampling steps.
-        about: Where the data came from; the data decide.
-    """
-    span, schema, read = _parts(window, conditions, features)
-    process = Gaussian(Table.linear(STEPS, 1e-4, 0.1))
-    beside: dict[str, Kind] = {"given": Picture(2), **read}
-    if span.lags:
-        beside["lags"] = Picture(2 * len(span.lags))
-    net = Waves(1, width, blocks, lambda w: S4D(w, states), schema=beside)
-    unread = tuple(name for name in schema if name not in (*beside, "older"))
-    denoising = Denoising(process, Noise(), times=Stratified(UniformTime(1.0 / STEPS)), cells="counted")
-    return System(
-        process=process,
-        denoiser=Preconditioned(LookBack(net, span.lags, unread), process, Noise()),
-        objective=Hiding(Measured(denoising), span.horizon, scenario),
-        solver=Jump(1.0),
-        codec=Identity(),
-        grid=Times(Uniform(), process.schedule),
-        shape=(1, span.length),
-        schema=schema,
-        num_steps=num_steps,
         data=dict(about or {}),
     )

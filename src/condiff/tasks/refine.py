@@ -19,6 +19,7 @@ from condiff.core.shapes import instant
 from condiff.core.system import System
 from condiff.data.tracks import Track
 from condiff.data.windows import cut, laid_out
+from condiff.evaluate.series import ensemble_quantiles
 from condiff.guidance.energy import Energy
 from condiff.guidance.observed import FLAGS, LEVEL, OBSERVED, Pinball
 from condiff.nn.lookback import observations
@@ -185,6 +186,8 @@ class Refined:
         windows = cut(window, ends, np.array([[number, len(track)] for number, track in enumerate(ends)]))
         data, seen = laid_out(window, windows)
         draws = self.base(ends, window.horizon, num_samples=num_samples, seed=seed).sort(1).values
+        if draws.shape[1] != num_samples:  # a forecaster by quantiles has its own number of them
+            draws = ensemble_quantiles(draws, [(k + 1) / (num_samples + 1) for k in range(num_samples)])
         centre, scale = (torch.from_numpy(part)[:, None] for part in (windows.centre, windows.scale))
         system = evaluating(self.system)
         out, rows = draws.flatten(0, 1).clone(), len(tracks) * num_samples
