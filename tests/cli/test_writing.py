@@ -48,6 +48,56 @@ def test_a_prompt_reaches_the_terminal_and_the_file_and_replays(run, capsys):
     assert json.loads(capsys.readouterr().out)["form"] == "txt"
 
 
+@pytest.fixture(scope="module", params=["characters", "bpe"])
+def other(request, tmp_path_factory):
+    """A run whose tokens are not bytes."""
+    folder = tmp_path_factory.mktemp(request.param)
+    (folder / "my.txt").write_text("the quick brown fox jumps over the lazy dog, né. " * 400)
+    out = folder / "run"
+    words = ["train", str(folder / "my.txt"), "--length", "16", "--tokens", request.param, "--out", str(out), *FAST]
+    assert main([*words, *(["--vocab-size", "280"] if request.param == "bpe" else [])]) == 0
+    return out, request.param
+
+
+def test_every_verb_works_with_characters_and_pieces(other, tmp_path, capsys):
+    run, kind = other
+    out = tmp_path / "a.txt"
+    words = ["sample", str(run), "-n", "1", "--prompt", "the qui", "--length", "40", "--steps", "4", "--out", str(out)]
+    assert main(words) == 0
+    assert capsys.readouterr().out.startswith("the qui")
+    assert main(["replay", str(out), "--run", str(run)]) == 0
+    capsys.readouterr()
+    assert main(["sample", str(run), "-n", "2", "--infill", "the ____ fox", "--steps", "4", "--json"]) == 0
+    assert all(
+        text.startswith("the") and text.endswith(" fox") for text in json.loads(capsys.readouterr().out)["texts"]
+    )
+    assert main(["info", str(run), "--json"]) == 0
+    tokens = json.loads(capsys.readouterr().out)["tokens"]
+    assert tokens["kind"] == kind
+    assert tokens["vocabulary"] == (280 if kind == "bpe" else 32)
+    assert main(["eval", str(run), "-n", "10", "--json"]) == 0
+    metrics = {m["name"]: m for m in json.loads(capsys.readouterr().out)["metrics"]}
+    # Hardly trained, a token is uniform: a character is nearly a byte, a piece is several.
+    assert metrics["bits_per_token"]["unit"] == f"bits/{tokens['unit']}"
+    ratio = metrics["bits_per_token"]["value"] / metrics["bits_per_byte"]["value"]
+    assert (2.0 < ratio) if kind == "bpe" else (1.0 < ratio < 1.1)
+    assert main(["bench", "solvers", str(run), "--calls", "2", "--solvers", "ordered", "-n", "10", "--json"]) in (0, 2)
+
+
+def test_what_no_token_spells_is_refused_when_typed(other, capsys):
+    run, kind = other
+    code = main(["sample", str(run), "--prompt", "Ж the", "--steps", "2"])
+    error = capsys.readouterr().err
+    assert code == (2 if kind == "characters" else 0)
+    assert kind == "bpe" or ("'Ж'" in error and error.count("\n") == 1)
+
+
+def test_a_vocabulary_is_for_tokens_that_are_learned(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("abc " * 2000)
+    assert main(["train", str(tmp_path / "a.txt"), "--vocab-size", "300", "--out", str(tmp_path / "r")]) == 2
+    assert "always 256 bytes" in capsys.readouterr().err
+
+
 def test_several_texts_and_gaps_as_json(run, tmp_path, capsys):
     out = tmp_path / "a.txt"
     words = ["sample", str(run), "-n", "3", "--infill", "the ____ fox", "--steps", "4", "--out", str(out), "--json"]
@@ -64,7 +114,7 @@ def test_an_input_text_is_a_condition_and_eval_measures_its_use(pairs, capsys):
     assert capsys.readouterr().out.count("---") >= 2
     assert main(["eval", str(pairs), "-n", "10", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["metrics"][-1]["name"] == "bits_per_token"
+    assert [m["name"] for m in facts["metrics"][-2:]] == ["bits_per_token", "bits_per_byte"]
     assert facts["condition_use"]["verdict"]
 
 
@@ -72,6 +122,7 @@ def test_eval_reads_the_text_as_training_did(run, capsys):
     assert main(["eval", str(run), "-n", "10", "--json"]) == 0
     metrics = {m["name"]: m for m in json.loads(capsys.readouterr().out)["metrics"]}
     assert 4.0 < metrics["bits_per_token"]["value"] < 8.5  # hardly trained: near the 8 bits of a uniform byte
+    assert metrics["bits_per_byte"]["value"] == pytest.approx(metrics["bits_per_token"]["value"])
     assert metrics["known_words_held_out"]["value"] == 1.0
     assert metrics["known_words_chance"]["value"] < 0.5
 

@@ -7,7 +7,16 @@ import math
 import pytest
 import torch
 
-from condiff.evaluate import cross_entropy, known_words, token_bound, unigram_entropy, words_of
+from condiff.data import Bytes, Characters
+from condiff.evaluate import (
+    bits_per_byte,
+    bits_per_token,
+    cross_entropy,
+    known_words,
+    token_bound,
+    unigram_entropy,
+    words_of,
+)
 
 
 def test_the_bound_is_in_bits_with_its_perplexity_and_spread():
@@ -36,3 +45,20 @@ def test_whole_long_words_are_looked_up_in_any_case():
     assert metric.n == 3
     with pytest.raises(ValueError, match="whole words in 0 texts"):
         known_words(["a b", ""], vocabulary, of="tests")
+
+
+def test_bits_a_byte_compare_tokens_of_any_kind():
+    """Two rows of three tokens at 2 and 4 bits each: "ab" of two bytes and an end, "é" unknown and twice an end."""
+    alphabet = Characters("ab")
+    data = torch.tensor([[0, 1, 3], [2, 3, 3]])
+    draws = torch.tensor([[1.0, 3.0], [3.0, 5.0]]).double()
+    made = bits_per_byte(draws, data, alphabet)
+    bits = 3 * 2.0 + 3 * 4.0 + math.log2(1_112_064 - 2)
+    assert made.value == pytest.approx(bits / (2 + 3))  # the unknown character is spelled in three bytes
+    assert made.details["bits_per_character"] == pytest.approx(bits / 3)
+    assert made.interval[0] < made.value < made.interval[1]
+    plain = torch.tensor([[104, 105, 106]] * 2)
+    assert bits_per_byte(draws, plain, Bytes()).value == pytest.approx(3.0)
+    assert bits_per_token(draws).value == pytest.approx(3.0)
+    with pytest.raises(ValueError, match="no text"):
+        bits_per_byte(draws, torch.full((2, 3), 256), Bytes())

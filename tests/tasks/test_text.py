@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from condiff.data import BytePairs, Bytes
 from condiff.oracles import TokenTable
 from condiff.process import Absorbing
 from condiff.recipes import text
@@ -72,6 +73,43 @@ def test_the_end_of_a_text_ends_it():
         data={"kind": "text"},
     )  # fmt: skip
     assert list(write(system, num_samples=2, length=100)) == [["short", "short"]]
+
+
+def with_alphabet(alphabet, texts, length):
+    """An exact model of a few texts in the tokens of an alphabet."""
+    process = Absorbing(alphabet.end + 1)
+    rows = torch.full((len(texts), length), alphabet.end)
+    for row, one in zip(rows, texts, strict=True):
+        row[: len(ids(one, alphabet))] = ids(one, alphabet)
+    table = TokenTable(process, rows, torch.full((len(texts),), 1.0 / len(texts)))
+    made = text(length=length, width=32, depth=1)
+    meta = {"tokens": alphabet.to_json()}
+    return replace(made, process=process, denoiser=table, num_steps=length, data={"kind": "text", "meta": meta})
+
+
+def test_pieces_are_prompted_and_fill_gaps_that_take_the_space_along():
+    pieces = BytePairs.fit(["the cat sat down on the mat, a dog ran"] * 9, 300)
+    system = with_alphabet(pieces, ["the cat sat down", "a dog ran"], 8)
+    assert len(ids("the cat sat down", pieces)) == 4
+    assert joined(write(system, num_samples=2, prompt="the cat")) == ["the cat sat down"] * 2
+    assert joined(write(system, num_samples=2, prompt="the cat ")) == ["the cat sat down"] * 2
+    assert joined(write(system, num_samples=2, infill="the _ sat _")) == ["the cat sat down"] * 2
+    assert joined(write(system, num_samples=2, infill="a dog ran____")) == ["a dog ran"] * 2  # the gap is all ends
+
+
+def test_a_character_that_two_pieces_share_arrives_whole():
+    """An exact model of bytes in windows of three: two-byte letters lie across their borders."""
+    found = joined(write(with_alphabet(Bytes(), ["éaéa"[:3]], 5), num_samples=1))
+    assert found == ["éaé"]
+    cycle = "aéaéaéaéaé".encode()
+    rows = torch.tensor([list(cycle[k : k + 4]) for k in range(3)])
+    process = Absorbing(257)
+    made = replace(
+        text(length=4, width=32, depth=1), process=process, denoiser=TokenTable(process, rows, torch.full((3,), 1 / 3)),
+        num_steps=4, data={"kind": "text"},
+    )  # fmt: skip
+    pieces = list(write(made, num_samples=1, prompt="a", length=8))
+    assert "".join(piece[0] for piece in pieces) == "aéaéa\ufffd"  # 8 bytes end within a letter
 
 
 @pytest.mark.parametrize(

@@ -130,15 +130,14 @@ def _text(
 ) -> int:
     """Compare numbers of calls of a text system by the words it writes."""
     from condiff.cli.eval_verb import check_fit
-    from condiff.data import read
+    from condiff.data import read_like
     from condiff.tasks.compare_text import SOLVERS, fewest, text_quality
     from condiff.train.checkpoint import write_atomically
 
     meta = system.data.get("meta", {})
     name = arguments.data or meta.get("source") or system.data.get("name")
-    asked = dict(meta.get("read", {}))
     with usage():
-        splits = read(name, **asked)
+        splits = read_like(system.data, arguments.data)
         check_fit(str(name), system, splits.test)
         points, held, entropy = text_quality(
             system,
@@ -258,13 +257,13 @@ def _held_out(arguments: argparse.Namespace, system: Any) -> Any:  # noqa: ANN40
     Raises:
         UsageError: If the data named with --data are not there or too few.
     """
-    from condiff.data import read
+    from condiff.data import read_like
 
     name = arguments.data or system.data.get("meta", {}).get("source") or system.data.get("name")
     if not name:
         return None
     try:
-        held = read(name).test
+        held = read_like(system.data, arguments.data).test
     except (FileNotFoundError, ValueError) as error:
         if arguments.data:
             raise UsageError(str(error)) from None

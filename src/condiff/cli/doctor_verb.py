@@ -18,6 +18,7 @@ EXTRAS = {
     "dist": ("accelerate",),
     "plot": ("matplotlib",),
     "series": ("statsmodels",),
+    "text": ("tokenizers",),
     "trackers": ("tensorboard", "wandb", "trackio", "mlflow"),
 }
 

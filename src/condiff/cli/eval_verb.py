@@ -54,7 +54,7 @@ def run(words: list[str]) -> int:
 
     from condiff.cli.report import write_report
     from condiff.cli.sample_verb import opened
-    from condiff.data import read
+    from condiff.data import read_like
     from condiff.tasks.assess import assess
     from condiff.train.checkpoint import write_atomically
     from condiff.train.fit import module_of
@@ -69,7 +69,7 @@ def run(words: list[str]) -> int:
     if not name:
         raise UsageError(f"{arguments.run} does not say what it was trained on; add --data PATH")
     try:
-        splits = read(name, **system.data.get("meta", {}).get("read", {}))
+        splits = read_like(system.data, arguments.data)
     except FileNotFoundError:
         raise UsageError(f"the data {name} are not there; give their place with --data") from None
     if len(splits.test) < FEWEST:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ def _checkpoint(path: Path) -> dict[str, Any]:
                 size *= side
             count += size
     data = header.get("data", {})
+    meta = data.get("meta", {})
+    tokens = {"tokens": _tokens(meta)} if data.get("kind") == "text" else {}
     return {
         "path": str(weights),
         "kind": "checkpoint",
@@ -61,6 +64,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "parameters": count,
         "shape": header["shape"],
         "conditions": header["schema"],
+        **tokens,
         "data": {name: data[name] for name in ("name", "kind", "rows", "labels") if name in data},
         "step": header.get("step"),
         "seed": header.get("seed"),
@@ -70,3 +74,10 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "torch": header["torch"],
         "format": header["format"],
     }
+
+
+def _tokens(meta: Mapping[str, Any]) -> dict[str, Any]:
+    from condiff.data.alphabet import restored
+
+    alphabet = restored(meta.get("tokens"))
+    return {"kind": alphabet.to_json()["kind"], "unit": alphabet.unit, "vocabulary": alphabet.end + 1}

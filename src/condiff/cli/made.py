@@ -16,9 +16,10 @@ from torch import Tensor
 
 from condiff.core.condition import Condition, Picture, TokenIds, Vector
 from condiff.core.system import System
-from condiff.data import corpus, images
+from condiff.data import images
 from condiff.tasks.generate import condition_of
 from condiff.tasks.pictures import columns_for, content_of, mosaic, npz_bytes, picture, pixels, png_bytes, recipe_in
+from condiff.tasks.tokens import alphabet_of, counted, ids
 from condiff.train.checkpoint import write_atomically
 
 MARK = "# condiff "
@@ -47,7 +48,7 @@ def conditions_for(system: System[Any, Any], given: Mapping[str, Sequence[str]] 
             case Vector(size=size):
                 plain[name] = _vectors(name, texts, size)
             case TokenIds(length=length):
-                rich[name] = torch.from_numpy(corpus.padded((",".join(texts),), length)[0]).long()
+                rich[name] = _tokens(system, name, ",".join(texts), length)
             case Picture(channels=channels):
                 rich[name] = torch.stack([_pixels(text, channels, system.shape[1:]) for text in texts])
             case _:
@@ -59,6 +60,17 @@ def conditions_for(system: System[Any, Any], given: Mapping[str, Sequence[str]] 
     values = {name: rich[name][index % len(rich[name])] if name in rich else v for name, v in cond.values.items()}
     present = {name: torch.ones_like(v) if name in rich else v for name, v in cond.present.items()}
     return Condition(values, present)
+
+
+def _tokens(system: System[Any, Any], name: str, text: str, length: int) -> Tensor:
+    alphabet = alphabet_of(system, name)
+    given = ids(text, alphabet)
+    if len(given) > length:
+        raise ValueError(
+            f"condition {name} holds {counted(length, alphabet)}, but {text[:20]!r}... has {len(given)}; "
+            "give a shorter text"
+        )
+    return torch.cat([given, given.new_full((length - len(given),), alphabet.end)])[None]
 
 
 def _vectors(name: str, texts: Sequence[str], size: int) -> list[list[float]]:

@@ -34,8 +34,13 @@ def _parser() -> Parser:
     parser.add_argument("--batch-size", type=positive, default=64, help="samples at a time [64]")
     parser.add_argument("--out", metavar="PATH", help=".png (a grid), .npz, .csv, or a folder (one PNG each)")
     parser.add_argument("--prompt", metavar="TEXT", help="text systems: continue this text")
-    parser.add_argument("--infill", metavar="TEXT", help="text systems: fill the gaps, one underscore a byte")
-    parser.add_argument("--length", type=positive, metavar="N", help="text systems: bytes of the whole text")
+    parser.add_argument("--infill", metavar="TEXT", help="text systems: fill the gaps, one underscore a token")
+    parser.add_argument(
+        "--length",
+        type=positive,
+        metavar="N",
+        help="text systems: tokens of the whole text (bytes, characters or pieces)",
+    )
     parser.add_argument(
         "--precision", choices=("fp32", "bf16"), default="fp32", help="type the network computes in [fp32]"
     )

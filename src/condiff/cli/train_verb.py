@@ -13,6 +13,9 @@ from condiff.cli.parser import Parser, lags, natural, positive
 from condiff.cli.signature import add_options, chosen, recipe_names, recipe_options, training_options
 
 GENERAL = {"images": "images", "vectors": "vectors", "poses": "vectors", "text": "text", "series": "series"}
+TOKENS = ("bytes", "characters", "bpe")
+"""What a token of text may be; `_tokens` makes them."""
+
 _DATA_OPTIONS = ("resolution", "channels", "length", "stride", "horizon", "context")
 
 
@@ -45,7 +48,12 @@ def _parser(recipe: str | None) -> Parser:
     parser.add_argument(
         "--lags", type=lags, metavar="STEPS", help="steps back that every step of a window may look: 24,168"
     )
+    parser.add_argument("--tokens", choices=TOKENS, help="what a token of text is; bpe needs the extra [text] [bytes]")
+    parser.add_argument(
+        "--vocab-size", type=positive, metavar="N", help="tokens to learn: bpe [1024], characters [all]"
+    )
     taken = {"data", "out", "seed", "resume", "device", "json", "condition", "lags", *_DATA_OPTIONS}
+    taken |= {"tokens", "vocab_size"}
     add_options(parser, "training", training_options(recipe), taken)
     add_options(parser, "recipe", own, taken)
     return parser
@@ -116,9 +124,14 @@ def run(words: list[str]) -> int:
     if not data:
         raise UsageError(f"recipe {recipe_name} has no data of its own; add --data PATH")
     try:
-        given = {name: getattr(arguments, name) for name in _DATA_OPTIONS if getattr(arguments, name) is not None}
+        given: dict[str, Any] = {
+            name: getattr(arguments, name) for name in _DATA_OPTIONS if getattr(arguments, name) is not None
+        }
         if arguments.lags is not None:
             given["lags"] = arguments.lags
+        tokens = _tokens(arguments.tokens, arguments.vocab_size)
+        if tokens is not None:
+            given["tokens"] = tokens
         splits = read(data, **{**recipe.reads, **given}, conditions=_conditions(arguments.condition, recipe, user))
     except FileNotFoundError as error:
         raise UsageError(str(error)) from None
@@ -170,6 +183,28 @@ def _conditions(typed: str, recipe: Any, user: dict[str, Any]) -> list[str]:  # 
     """List the columns that are conditions: those typed, and those that the recipe's own options name."""
     own = [user.get(name, recipe.signature.parameters[name].default) for name in recipe.columns]
     return list(dict.fromkeys([*(name for name in typed.split(",") if name), *own]))
+
+
+def _tokens(kind: str | None, size: int | None) -> Any:  # noqa: ANN401 - an alphabet, or what learns one, or None
+    """Return what turns text into tokens.
+
+    Raises:
+        UsageError: If a size was given for tokens that have none.
+    """
+    from functools import partial
+
+    from condiff.data import BytePairs, Bytes, Characters
+
+    if size is not None and kind not in ("characters", "bpe"):
+        raise UsageError(f"--vocab-size {size} is for --tokens characters or bpe; there are always 256 bytes")
+    match kind:
+        case "bytes":
+            return Bytes()
+        case "characters":
+            return partial(Characters.fit, size=size)
+        case "bpe":
+            return partial(BytePairs.fit, size=size)
+    return None
 
 
 def _check_fit(system: Any, splits: Any, settings: Any) -> None:  # noqa: ANN401 - nothing here imports torch on top

@@ -9,19 +9,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from condiff.data.alphabet import Alphabet, BytePairs, Bytes, Characters
     from condiff.data.batch import Dataset, Splits, batch_index, permutation
     from condiff.data.inspect import Inspection, sniff
-    from condiff.data.readers import read
+    from condiff.data.readers import read, read_like
 
-__all__ = ["Dataset", "Inspection", "Splits", "batch_index", "permutation", "read", "sniff"]
+__all__ = [
+    "Alphabet",
+    "BytePairs",
+    "Bytes",
+    "Characters",
+    "Dataset",
+    "Inspection",
+    "Splits",
+    "batch_index",
+    "permutation",
+    "read",
+    "read_like",
+    "sniff",
+]
 
 _HOMES = {
+    "Alphabet": "alphabet",
+    "BytePairs": "alphabet",
+    "Bytes": "alphabet",
+    "Characters": "alphabet",
     "Dataset": "batch",
     "Inspection": "inspect",
     "Splits": "batch",
     "batch_index": "batch",
     "permutation": "batch",
     "read": "readers",
+    "read_like": "readers",
     "sniff": "inspect",
 }
 

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from condiff.data import corpus
+from condiff.data.alphabet import BYTES, Alphabet, described
 from condiff.data.columns import looks, moments, natural
 from condiff.data.splits import TRAIN
 
 CAPTION_LENGTH = 256
-"""Most bytes kept of a caption."""
+"""Most tokens kept of a caption."""
 
 
 @final
@@ -57,16 +58,14 @@ class Conditions:
         self.add(name, torch.from_numpy(scaled.astype(np.float32)), torch.from_numpy(present))
         self.meta[name] = {"kind": "vector", "size": values.shape[1], "mean": mean.tolist(), "std": std.tolist()}
 
-    def add_texts(self, name: str, cells: Sequence[str | None], most: int = CAPTION_LENGTH) -> None:
-        """Add texts as byte tokens (N, L), L the longest but at most `most`."""
-        texts = tuple(cell or "" for cell in cells)
-        length = min(max(max((len(text.encode()) for text in texts), default=1), 1), most)
-        rows, cut = corpus.padded(texts, length)
-        self.add(name, torch.from_numpy(rows), torch.tensor([cell is not None for cell in cells]))
-        self.meta[name] = {
-            "kind": "tokens", "tokens": "utf-8 bytes", "length": length, "vocabulary": corpus.VOCABULARY,
-            "pad": corpus.PAD, "cut": cut,
-        }  # fmt: skip
+    def add_texts(
+        self, name: str, cells: Sequence[str | None], most: int = CAPTION_LENGTH, alphabet: Alphabet = BYTES
+    ) -> None:
+        """Add texts as tokens (N, L), L the longest but at most `most`."""
+        rows, cut = corpus.padded(tuple(cell or "" for cell in cells), most, alphabet)
+        length = max(int((rows != alphabet.end).sum(1).max(initial=0)), 1)
+        self.add(name, torch.from_numpy(rows[:, :length].copy()), torch.tensor([cell is not None for cell in cells]))
+        self.meta[name] = {"kind": "tokens", **described(alphabet, length), "cut": cut}
 
     def add_cells(self, name: str, cells: Sequence[str | None], parts: NDArray[np.int8]) -> None:
         """Add raw cells as what they look like, by `looks`."""

@@ -1,8 +1,9 @@
-"""Text files as documents or pairs, and text as byte tokens. No torch here: the inspection uses it too."""
+"""Text files as documents or pairs, and their rows of tokens. No torch here: the inspection uses it too."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -11,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condiff.data import files
+from condiff.data.alphabet import BYTES, Alphabet
+from condiff.data.alphabet import text as text
 from condiff.data.splits import FOLDERS
 
-PAD = 256
-"""Token after the end of a text; 0 to 255 are the bytes of UTF-8."""
+PAD = BYTES.end
+"""Token after the end of a text of bytes; 0 to 255 are those of UTF-8."""
 
-VOCABULARY = 257
+VOCABULARY = PAD + 1
 
 
 @final
@@ -69,24 +72,18 @@ def scan(path: Path) -> Corpus:
 
 def tokens(text: str) -> NDArray[np.int16]:
     """Bytes of a text in UTF-8, int16 (L,)."""
-    return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int16)
+    return BYTES.encode(text)
 
 
-def padded(texts: tuple[str, ...], length: int) -> tuple[NDArray[np.int16], int]:
-    """Rows of byte tokens, int16 (N, length), filled with PAD and cut at the length; and how many were cut."""
-    out = np.full((len(texts), length), PAD, np.int16)
+def padded(texts: Sequence[str], length: int, alphabet: Alphabet = BYTES) -> tuple[NDArray[np.int16], int]:
+    """Rows of ids, int16 (N, length), filled with ends and cut at the length; and how many were cut."""
+    out = np.full((len(texts), length), alphabet.end, np.int16)
     cut = 0
-    for row, text in zip(out, texts, strict=True):
-        found = tokens(text)
+    for row, content in zip(out, texts, strict=True):
+        found = alphabet.encode(content)
         cut += len(found) > length
         row[: len(found)] = found[:length]
     return out, cut
-
-
-def text(row: NDArray[np.integer]) -> str:
-    """Text of a row of byte tokens up to its first PAD; bytes that are not UTF-8 become the replacement character."""
-    end = np.flatnonzero(row == PAD)
-    return bytes(row[: end[0] if len(end) else None].astype(np.uint8)).decode("utf-8", errors="replace")
 
 
 def _folder(path: Path) -> Corpus:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from condiff.data import arrays, columns, corpus, files, images, kinds, panel, splits, tables
+from condiff.data.alphabet import Alphabet, Learned, described, restored, settled
 from condiff.data.batch import Splits
 from condiff.data.build import build
 from condiff.data.cells import Conditions
@@ -23,7 +25,7 @@ from condiff.data.tracks import read_tracks
 from condiff.data.windows import windowed_tracks
 
 TEXT_LENGTH = 256
-"""Bytes in a text example if no length is given."""
+"""Tokens in a text example if no length is given."""
 
 
 def read(
@@ -38,6 +40,7 @@ def read(
     lags: Sequence[int] | None = None,
     scaling: str | None = None,
     conditions: Sequence[str] = (),
+    tokens: Alphabet | Learned | None = None,
 ) -> Splits:
     """Read a folder of images or text, a CSV, NPZ or text file, or a bundled set by its name.
 
@@ -47,8 +50,8 @@ def read(
         resolution: Side in pixels that images are cut and resized to; None keeps images that are all of one size and
             brings mixed ones to one square.
         channels: 1 for grey, 3 for colour; None takes grey if every image is grey.
-        length: Steps of a series window or bytes of a text example; None chooses by the data.
-        stride: Steps or bytes from one window to the next; None chooses.
+        length: Steps of a series window or tokens of a text example; None chooses by the data.
+        stride: Steps or tokens from one window to the next; None chooses.
         horizon: Steps of a series to forecast: its windows are then cut for that (see `data.windows`), and conditions
             are what is known in advance. 0 takes a natural period: a day of hours, a week of days. None cuts plain
             windows of all channels.
@@ -57,6 +60,8 @@ def read(
         scaling: "deviation" or "mean": what windows are measured by (see `data.windows.Window`); None is "deviation".
         conditions: Names that examples are to be conditioned on. Numeric columns of a plain table are data unless they
             are named here; a named one may have empty cells, which mean "not known".
+        tokens: Of text: an alphabet such as one read off a checkpoint, or what learns one from the training part, such
+            as `Characters.fit` or `BytePairs.fit`. None is bytes.
 
     Returns: The three parts, with statistics of the training part in `meta`.
 
@@ -70,6 +75,8 @@ def read(
         _check_horizon(path, kind, length, horizon, context)
         if horizon is None and (lags is not None or scaling is not None):
             raise ValueError("lags and scaling are for windows of a horizon; add a horizon (--horizon 24)")
+        if kind != "text" and tokens is not None:
+            raise ValueError(f"{path}: tokens are for text, but this is {kind}; leave them out")
         if horizon is not None:
             tracks = read_tracks(path, known=conditions)
             splits = windowed_tracks(
@@ -81,7 +88,7 @@ def read(
                 stride=stride,
             )
         else:
-            splits = _read(path, kind, resolution, channels, length, stride, tuple(conditions))
+            splits = _read(path, kind, resolution, channels, length, stride, tuple(conditions), tokens)
             _check_conditions(conditions, list(splits.train.conditions))
     except ValueError as error:
         if str(path) in str(error):
@@ -100,6 +107,27 @@ def read(
     return Splits(*(replace(p, meta={**p.meta, "read": asked}) for p in (splits.train, splits.validation, splits.test)))
 
 
+def read_like(data: Mapping[str, Any], path: str | os.PathLike[str] | None = None) -> Splits:
+    """Read the data of a system again, or other data in the same way: with the options and the tokens it was made for.
+
+    Args:
+        data: What a system remembers of its data, `System.data`.
+        path: Other data; None is its own.
+
+    Raises:
+        FileNotFoundError: If nothing is there.
+        ValueError: If the data cannot be used, or nothing says where they are.
+    """
+    meta = data.get("meta", {})
+    place = path or meta.get("source") or data.get("name")
+    if not place:
+        raise ValueError("nothing says what this was trained on; name the data")
+    options = dict(meta.get("read", {}))
+    if data.get("kind") == "text":
+        options["tokens"] = restored(meta.get("tokens"))
+    return read(place, **options)
+
+
 def _read(
     path: str | os.PathLike[str],
     kind: str,
@@ -108,16 +136,17 @@ def _read(
     length: int | None,
     stride: int | None,
     conditions: tuple[str, ...],
+    tokens: Alphabet | Learned | None,
 ) -> Splits:
     if kinds.is_bundled(path):
-        return _bundled(str(path), length, stride)
+        return _bundled(str(path), length, stride, tokens)
     place = Path(path)
     if place.is_dir() and kind == "images":
         return _image_folder(place, resolution, channels)
     if files.ending(place) in files.ARRAYS:
         return _array_file(place)
     if kind == "text":
-        return _texts(place, length, stride)
+        return _texts(place, length, stride, tokens)
     if kind == "series":
         return _series_table(place, length, stride)
     return _vector_table(place, conditions)
@@ -176,7 +205,7 @@ def _check_conditions(asked: Sequence[str], there: Sequence[str]) -> None:
             raise ValueError(f"nothing named {name!r} to condition on{hint} There are {', '.join(there) or 'none'}")
 
 
-def _bundled(name: str, length: int | None, stride: int | None) -> Splits:
+def _bundled(name: str, length: int | None, stride: int | None, tokens: Alphabet | Learned | None) -> Splits:
     if name == "digits":
         from condiff.data.digits import digits
 
@@ -200,12 +229,12 @@ def _bundled(name: str, length: int | None, stride: int | None) -> Splits:
     if name == "kjv":
         from condiff.data.verses import passages
 
-        return passages(length or TEXT_LENGTH, "kjv", stride)
+        return passages(length or TEXT_LENGTH, "kjv", stride, tokens)
     if stride is not None:
         raise ValueError("verses: every example is one verse, so there is no stride; leave it out")
     from condiff.data.verses import verses
 
-    return verses(length or TEXT_LENGTH)
+    return verses(length or TEXT_LENGTH, tokens)
 
 
 def _stop(path: Path, problems: tuple[str, ...]) -> None:
@@ -358,57 +387,61 @@ def _array_file(place: Path) -> Splits:
     return array_file(found)
 
 
-def _texts(place: Path, length: int | None, stride: int | None) -> Splits:
+def _texts(place: Path, length: int | None, stride: int | None, tokens: Alphabet | Learned | None) -> Splits:
     found = corpus.scan(place)
     _stop(place, found.problems)
     size = length or TEXT_LENGTH
-    meta: dict[str, object] = {
-        "source": str(place),
-        "tokens": "utf-8 bytes",
-        "length": size,
-        "vocabulary": corpus.VOCABULARY,
-        "pad": corpus.PAD,
-    }
     if found.rows:
-        if stride is not None:
-            raise ValueError(f"{place}: every line is one example, so there is no stride; leave it out")
-        parts, rule = _parts(list(found.names), found.parts)
-        conditions = Conditions()
-        if found.inputs:
-            conditions.add_texts("input", found.inputs, size)
-        for name, column in (found.cells or {}).items():
-            conditions.add_cells(name, column, parts)
-        data, cut = corpus.padded(found.texts, size)
-        meta.update({"split_rule": rule, "cut": cut})
-        return build(torch.from_numpy(data), conditions, parts, name=place.name, kind="text", meta=meta)
-    pieces: list[list[NDArray[np.int16]]] = [[], [], []]
+        return _text_rows(place, found, size, stride, tokens)
+    pieces: list[list[str]] = [[], [], []]
     if len(found.texts) < 3 and not found.parts:
         rule = "position in the text, 90/5/5"
         for text in found.texts:
-            row = corpus.tokens(text)
-            edges = (0, *splits.borders(len(row), 0.9, 0.05), len(row))
+            edges = (0, *splits.borders(len(text), 0.9, 0.05), len(text))
             for code in range(3):
-                pieces[code].append(row[edges[code] : edges[code + 1]])
+                pieces[code].append(text[edges[code] : edges[code + 1]])
     else:
         codes, rule = _parts(list(found.names), found.parts)
         for text, code in zip(found.texts, codes.tolist(), strict=True):
-            pieces[code].append(corpus.tokens(text))
+            pieces[code].append(text)
+    alphabet = settled(tokens, pieces[TRAIN])
     windows, codes_of = [], []
-    for code, rows in enumerate(pieces):
+    for code, texts in enumerate(pieces):
+        rows = [alphabet.encode(text) for text in texts]
         cut_rows = [
             np.lib.stride_tricks.sliding_window_view(row, size)[:: stride or size] for row in rows if len(row) >= size
         ]
         if not cut_rows:
             longest = max((len(row) for row in rows), default=0)
             raise ValueError(
-                f"{place}: no window of {size} bytes fits into the {PARTS[code]} part (longest text there: "
-                f"{longest} bytes); "
-                "give a smaller length or more text"
+                f"{place}: no window of {size} {alphabet.unit}s fits into the {PARTS[code]} part (longest text there: "
+                f"{longest} {alphabet.unit}s); give a smaller length or more text"
             )
         windows += cut_rows
         codes_of += [code] * sum(map(len, cut_rows))
-    meta.update({"split_rule": rule, "stride": stride or size})
+    meta = {"source": str(place), **described(alphabet, size), "split_rule": rule, "stride": stride or size}
     data = np.concatenate(windows)
     return build(
         torch.from_numpy(data), Conditions(), np.array(codes_of, np.int8), name=place.name, kind="text", meta=meta
     )
+
+
+def _text_rows(
+    place: Path, found: corpus.Corpus, size: int, stride: int | None, tokens: Alphabet | Learned | None
+) -> Splits:
+    """Read lines or records, each one example with what it is conditioned on."""
+    if stride is not None:
+        raise ValueError(f"{place}: every line is one example, so there is no stride; leave it out")
+    parts, rule = _parts(list(found.names), found.parts)
+    taught = [
+        text for row in (found.texts, found.inputs) for text, code in zip(row, parts, strict=False) if code == TRAIN
+    ]
+    alphabet = settled(tokens, taught)
+    conditions = Conditions()
+    if found.inputs:
+        conditions.add_texts("input", found.inputs, size, alphabet)
+    for name, column in (found.cells or {}).items():
+        conditions.add_cells(name, column, parts)
+    data, cut = corpus.padded(found.texts, size, alphabet)
+    meta = {"source": str(place), **described(alphabet, size), "split_rule": rule, "cut": cut}
+    return build(torch.from_numpy(data), conditions, parts, name=place.name, kind="text", meta=meta)

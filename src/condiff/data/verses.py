@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from condiff.data import corpus, resource
+from condiff.data.alphabet import Alphabet, Learned, described, settled
 from condiff.data.batch import Dataset, Splits
-from condiff.data.splits import PARTS, book_part
+from condiff.data.splits import PARTS, TRAIN, book_part
 
 VERSIONS = ("kjv", "bbe")
 
@@ -43,23 +44,30 @@ def table() -> tuple[Verse, ...]:
     return tuple(Verse(int(number), kjv, bbe) for number, kjv, bbe in rows)
 
 
-def verses(length: int = 256) -> Splits:
+def verses(length: int = 256, tokens: Alphabet | Learned | None = None) -> Splits:
     """Load the simplification task: data is a verse in Basic English, condition "input" the King James Version.
 
-    Both are byte tokens (N, length), 256 after the end; a longer verse is cut (`meta["cut"]` counts them). No book is
-    in two parts. The 35 verses whose simplification is only a mark of omission ("...") are left out.
+    Both are tokens (N, length), filled with ends; a longer verse is cut (`meta["cut"]` counts them). No book is in two
+    parts. The 35 verses whose simplification is only a mark of omission ("...") are left out.
+
+    Args:
+        length: Tokens of a verse.
+        tokens: Alphabet of both versions, or what learns one from the training books; bytes if None.
 
     Raises:
         ValueError: If the length is not positive.
     """
     if length < 1:
-        raise ValueError(f"length must be at least 1 byte, got {length}")
+        raise ValueError(f"length must be at least 1, got {length}")
+    told = [verse for verse in table() if any(map(str.isalpha, verse.bbe))]
+    taught = [text for verse in told if book_part(verse.book) == TRAIN for text in (verse.bbe, verse.kjv)]
+    alphabet = settled(tokens, taught)
 
     def part(code: int) -> Dataset:
-        chosen = [verse for verse in table() if book_part(verse.book) == code and any(map(str.isalpha, verse.bbe))]
-        data, cut = corpus.padded(tuple(verse.bbe for verse in chosen), length)
-        given, cut_input = corpus.padded(tuple(verse.kjv for verse in chosen), length)
-        tokens = {"tokens": "utf-8 bytes", "length": length, "vocabulary": corpus.VOCABULARY, "pad": corpus.PAD}
+        chosen = [verse for verse in told if book_part(verse.book) == code]
+        data, cut = corpus.padded(tuple(verse.bbe for verse in chosen), length, alphabet)
+        given, cut_input = corpus.padded(tuple(verse.kjv for verse in chosen), length, alphabet)
+        tokens = described(alphabet, length)
         return Dataset(
             torch.from_numpy(data),
             {"input": torch.from_numpy(given)},
@@ -79,15 +87,21 @@ def verses(length: int = 256) -> Splits:
     return Splits(part(0), part(1), part(2))
 
 
-def passages(length: int = 256, version: str = "kjv", stride: int | None = None) -> Splits:
-    """Load running text: windows of bytes within one book, verses joined by newlines, without condition.
+def passages(
+    length: int = 256,
+    version: str = "kjv",
+    stride: int | None = None,
+    tokens: Alphabet | Learned | None = None,
+) -> Splits:
+    """Load running text: windows of tokens within one book, verses joined by newlines, without condition.
 
     Args:
-        length: Bytes in a window.
+        length: Tokens in a window.
         version: "kjv" or "bbe".
-        stride: Bytes from one window to the next; the length if None.
+        stride: Tokens from one window to the next; the length if None.
+        tokens: Alphabet, or what learns one from the training books; bytes if None.
 
-    Returns: Data (N, length) of byte tokens; no book is in two parts.
+    Returns: Data (N, length) of tokens; no book is in two parts.
 
     Raises:
         ValueError: If the version is unknown or a number is not positive.
@@ -96,13 +110,15 @@ def passages(length: int = 256, version: str = "kjv", stride: int | None = None)
     if version not in VERSIONS:
         raise ValueError(f"version must be one of {', '.join(VERSIONS)}, got {version!r}")
     if length < 1 or step < 1:
-        raise ValueError(f"length and stride must be at least 1 byte, got {length} and {step}")
+        raise ValueError(f"length and stride must be at least 1, got {length} and {step}")
     books: dict[int, list[str]] = {}
     for verse in table():
         books.setdefault(verse.book, []).append(verse.kjv if version == "kjv" else verse.bbe)
+    whole = {book: "\n".join(lines) + "\n" for book, lines in books.items()}
+    alphabet = settled(tokens, [text for book, text in whole.items() if book_part(book) == TRAIN])
 
     def part(code: int) -> Dataset:
-        running = [corpus.tokens("\n".join(lines) + "\n") for book, lines in books.items() if book_part(book) == code]
+        running = [alphabet.encode(text) for book, text in whole.items() if book_part(book) == code]
         rows = [
             np.lib.stride_tricks.sliding_window_view(book, length)[::step] for book in running if len(book) >= length
         ]
@@ -110,7 +126,7 @@ def passages(length: int = 256, version: str = "kjv", stride: int | None = None)
         name = "kjv" if version == "kjv" else "verses"
         meta: dict[str, object] = {
             "source": name, "split": PARTS[code], "split_rule": "whole books", "version": version,
-            "tokens": "utf-8 bytes", "length": length, "vocabulary": corpus.VOCABULARY, "pad": corpus.PAD,
+            **described(alphabet, length),
         }  # fmt: skip
         return Dataset(torch.from_numpy(data), {}, {}, name=name, kind="text", meta=meta)
 

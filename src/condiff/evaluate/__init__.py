@@ -30,7 +30,16 @@ from condiff.evaluate.series import (
     weighted_quantile_loss,
 )
 from condiff.evaluate.support import nn_ratio, off_support
-from condiff.evaluate.text import cross_entropy, known_words, token_bound, unigram_entropy, words_of
+from condiff.evaluate.text import (
+    bits_per_byte,
+    bits_per_token,
+    bound_draws,
+    cross_entropy,
+    known_words,
+    token_bound,
+    unigram_entropy,
+    words_of,
+)
 
 __all__ = [
     "ConditionUse",
@@ -44,7 +53,10 @@ __all__ = [
     "Score",
     "agreement",
     "band_coverage",
+    "bits_per_byte",
     "bits_per_dim",
+    "bits_per_token",
+    "bound_draws",
     "commitment",
     "condition_use",
     "copying",

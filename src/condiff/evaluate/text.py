@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from condiff.data.alphabet import Alphabet, surcharge
 from condiff.evaluate.metric import Metric, mean
 
 WORD = re.compile(r"[^\W\d_]+")
@@ -30,18 +32,58 @@ def token_bound(
     Returns: Metric "bits_per_token"; the interval is over rows. `details["perplexity"]` is 2^value, and
         `details["spread"]` the standard deviation of a single draw of a row.
     """
-    draws = torch.stack([loss(data, seed + k).double() for k in range(num_draws)]) / math.log(2.0)
+    return bits_per_token(bound_draws(loss, data, num_draws=num_draws, seed=seed), seed=seed, unit=unit)
+
+
+def bound_draws(loss: Callable[[Tensor, int], Tensor], data: Tensor, *, num_draws: int = 4, seed: int = 0) -> Tensor:
+    """Draw the bound of each row of token ids (N, L) a few times; bits a token, (num_draws, N). See `token_bound`."""
+    return torch.stack([loss(data, seed + k).double() for k in range(num_draws)]) / math.log(2.0)
+
+
+def bits_per_token(draws: Tensor, *, seed: int = 0, unit: str = "bits/byte") -> Metric:
+    """Make the metric of `token_bound` from draws (K, N) of `bound_draws`."""
     metric = mean(
         draws.mean(0),
         name="bits_per_token",
-        definition=f"upper bound on -log2 probability a token of held-out text, {num_draws} draws of masks a text",
+        definition=f"upper bound on -log2 probability a token of held-out text, {len(draws)} draws of masks a text",
         seed=seed,
         unit=unit,
     )
     details = {"perplexity": 2.0**metric.value, "spread": float(draws.var(0, correction=1).mean().sqrt())}
-    return Metric(
-        metric.name, metric.value, metric.interval, metric.n, metric.definition, metric.unit, metric.seed, details
+    return replace(metric, details=details)
+
+
+def bits_per_byte(draws: Tensor, data: Tensor, alphabet: Alphabet, *, seed: int = 0) -> Metric:
+    """Measure the bound in bits a byte of text, which compares models of different tokens.
+
+    sum over texts of (L bits a token + surcharges) / sum over texts of their bytes in UTF-8
+
+    What a text is filled up with costs bits and has no bytes; what a token leaves open is paid for (`surcharge`).
+
+    Args:
+        draws: Bits a token of every row, (K, N), from `bound_draws`.
+        data: The rows, ids (N, L).
+        alphabet: What the ids mean.
+        seed: Names the interval, which resamples texts.
+
+    Raises:
+        ValueError: If the rows hold no text.
+    """
+    bits = draws.mean(0) * data.shape[1] + torch.from_numpy(surcharge(alphabet))[data].sum(1)
+    each = torch.tensor([*map(len, alphabet.spelling), 0])[data].sum(1).double()
+    if not float(each.sum()):
+        raise ValueError("the rows hold no text, so there are no bits a byte")
+    ratio = float(bits.sum() / each.sum())
+    metric = mean(
+        ratio + (bits - ratio * each) / each.mean(),
+        name="bits_per_byte",
+        definition=f"upper bound on -log2 probability of held-out text over its bytes in UTF-8, {len(draws)} draws of "
+        "masks a text; ratio of sums, linearised for the interval",
+        seed=seed,
+        unit="bits/byte",
     )
+    starts = torch.tensor([*(sum(byte & 0xC0 != 0x80 for byte in token) for token in alphabet.spelling), 0])
+    return replace(metric, details={"bits_per_character": float(bits.sum() / starts[data].sum().clamp_min(1))})
 
 
 def unigram_entropy(rows: Tensor, vocabulary: int) -> float:

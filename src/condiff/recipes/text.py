@@ -1,4 +1,4 @@
-"""General recipe for text: absorbing diffusion over bytes, with or without an input text, classes or numbers."""
+"""General recipe for text: absorbing diffusion over tokens, with or without an input text, classes or numbers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def text(
     num_steps: int = 64,
     about: Mapping[str, Any] | None = None,
 ) -> System[Absorbing, Categorical]:
-    """Text by absorbing diffusion over bytes: free, continued, filled in, or made from another text.
+    """Text by absorbing diffusion over tokens: free, continued, filled in, or made from another text.
 
     Args:
         length: Tokens of one example; the data decide.

@@ -21,12 +21,20 @@ from condiff.evaluate.judge import Judge, Judge8, judge, judge8
 from condiff.evaluate.likelihood import bits_per_dim, dequantise
 from condiff.evaluate.metric import Metric
 from condiff.evaluate.report import evaluate_samples
-from condiff.evaluate.text import cross_entropy, known_words, token_bound, unigram_entropy, words_of
+from condiff.evaluate.text import (
+    bits_per_byte,
+    bits_per_token,
+    bound_draws,
+    cross_entropy,
+    known_words,
+    unigram_entropy,
+    words_of,
+)
 from condiff.objectives import Dropping, PseudoLabels
 from condiff.process.gaussian import Gaussian
 from condiff.process.interpolant import Interpolant
 from condiff.tasks.generate import evaluating, sample
-from condiff.tasks.text import words
+from condiff.tasks.tokens import alphabet_of, reader_of
 from condiff.train.workers import ALONE, Workers, join, share
 
 Features = Callable[[Tensor], Tensor]
@@ -262,12 +270,17 @@ def _assess_text(
     if workers.rank > 0:
         return [], None
     held = test.data[:count].long()
-    known = words_of(words(row) for row in train)
+    alphabet, reader = alphabet_of(system), reader_of(system)
+    known = words_of(reader(row) for row in train)
     chance = train.flatten()[torch.randint(train.numel(), held.shape, generator=torch.Generator().manual_seed(seed))]
     metrics = []
-    for rows, of in ((drawn, "samples"), (held, "held-out text"), (chance, "bytes drawn by their frequency")):
+    for rows, of in (
+        (drawn, "samples"),
+        (held, "held-out text"),
+        (chance, f"{alphabet.unit}s drawn by their frequency"),
+    ):
         try:
-            metric = known_words([words(row) for row in rows], known, of=of, seed=seed)
+            metric = known_words([reader(row) for row in rows], known, of=of, seed=seed)
         except ValueError:
             talk(f"the {of} hold too few whole words to count them")
             continue
@@ -289,8 +302,10 @@ def _assess_text(
         ]
         return torch.cat(parts)
 
-    bound = token_bound(loss, rows, seed=seed)
+    draws = bound_draws(loss, rows, seed=seed)
+    bound = bits_per_token(draws, seed=seed, unit=f"bits/{alphabet.unit}")
     metrics.append(replace(bound, details={**bound.details, "by_frequency": cross_entropy(rows, train, vocabulary)}))
+    metrics.append(bits_per_byte(draws, rows, alphabet, seed=seed))
     return metrics, use
 
 

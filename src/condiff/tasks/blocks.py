@@ -13,12 +13,12 @@ from condiff.core.condition import Condition
 from condiff.core.drivers import sample
 from condiff.core.rng import RowRng, key
 from condiff.core.system import System
-from condiff.data import corpus
 from condiff.guidance.cfg import CFG
 from condiff.nn.context import LAST, PREFIX
 from condiff.process.blocks import Blockwise
 from condiff.tasks.generate import check_solver, condition_of, evaluating
 from condiff.tasks.partition import BlockPolicy, FixedSize
+from condiff.tasks.tokens import alphabet_of, ids
 
 RECENT = 256
 """Over how many tokens the entropy of a text is taken, to stop one that only repeats itself."""
@@ -71,7 +71,8 @@ def write_blocks(
     scale = system.guidance_scale if guidance_scale is None else guidance_scale
     policy = FixedSize(denoiser.size) if policy is None else policy
     steps = system.num_steps if num_steps is None else num_steps
-    given = torch.from_numpy(corpus.tokens(prompt)).long()
+    alphabet = alphabet_of(system)
+    given = ids(prompt, alphabet)
     rows = range(first, first + num_samples)
     asked = cond if isinstance(cond, Condition) else condition_of(system, cond, rows)
     texts = [given] * num_samples
@@ -99,7 +100,7 @@ def write_blocks(
             after = denoiser.remember(context, made)
             for i, b in enumerate(group):
                 memory[b] = _kept(after.rows(torch.tensor([i])), window)
-                end = (made[i] == corpus.PAD).nonzero()
+                end = (made[i] == alphabet.end).nonzero()
                 new[b] = made[i, : int(end[0])] if len(end) else made[i]
                 texts[b], blocks[b] = torch.cat([texts[b], new[b]]), blocks[b] + 1
                 going[b] = not len(end) and len(texts[b]) < length and _entropy(texts[b]) >= least_entropy

@@ -15,7 +15,7 @@ from condiff.evaluate.metric import Metric
 from condiff.evaluate.text import known_words, unigram_entropy, words_of
 from condiff.process.blocks import Blockwise
 from condiff.tasks.generate import batches
-from condiff.tasks.text import words
+from condiff.tasks.tokens import reader_of
 
 SOLVERS = ("ordered", "ddim")
 """What is compared when nothing is named: an exact number of tokens a call, and a random one."""
@@ -81,7 +81,8 @@ def text_quality(
         )
     length = system.shape[0]
     budgets = sorted({*(2**k for k in range(1, 12) if 2**k < length), length}) if calls is None else list(calls)
-    known, vocabulary = words_of(words(row) for row in splits.train.data), system.process.vocabulary
+    reader = reader_of(system)
+    known, vocabulary = words_of(reader(row) for row in splits.train.data), system.process.vocabulary
     index = torch.arange(num_samples) % len(splits.test)
     held, cond = splits.test.rows(index)
     asked: Condition | None = cond if cond.values else None
@@ -96,7 +97,7 @@ def text_quality(
             )  # fmt: skip
             rows = torch.cat([part for part, _ in parts])
             try:
-                share = known_words([words(row) for row in rows], known, of=f"{solver}, {budget} calls", seed=seed)
+                share = known_words([reader(row) for row in rows], known, of=f"{solver}, {budget} calls", seed=seed)
             except ValueError:
                 talk(f"{solver}, {budget} calls: too few whole words to count")
                 continue
@@ -104,7 +105,7 @@ def text_quality(
             talk(f"{solver}, {parts[0][1]} calls: {share.value:.3f} known words, entropy {points[-1].entropy:.2f} bits")
     return (
         points,
-        known_words([words(row) for row in held], known, of="held-out text", seed=seed),
+        known_words([reader(row) for row in held], known, of="held-out text", seed=seed),
         unigram_entropy(held.long(), vocabulary),
     )
 

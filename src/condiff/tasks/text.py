@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,25 +13,18 @@ from condiff.core.condition import Condition
 from condiff.core.drivers import rollout
 from condiff.core.rng import key
 from condiff.core.system import System
-from condiff.data import corpus
+from condiff.data.alphabet import Alphabet
 from condiff.process.absorbing import Absorbing
 from condiff.process.blocks import Blockwise
 from condiff.process.replace import MaskAndReplace
 from condiff.tasks.blocks import write_blocks
 from condiff.tasks.generate import batches
+from condiff.tasks.tokens import Streams, alphabet_of, counted
+from condiff.tasks.tokens import ids as ids
+from condiff.tasks.tokens import words as words
 
 GAP = "_"
-"""Stands for one byte to be written."""
-
-
-def ids(text: str) -> Tensor:
-    """Return a text as byte tokens, int64 (L,)."""
-    return torch.from_numpy(corpus.tokens(text)).long()
-
-
-def words(row: Tensor) -> str:
-    """Return byte tokens (L,) as text up to the first end of text."""
-    return corpus.text(row.cpu().numpy())
+"""Stands for one token to be written."""
 
 
 def process_of(system: System[Any, Any]) -> Absorbing | MaskAndReplace:
@@ -46,24 +39,29 @@ def process_of(system: System[Any, Any]) -> Absorbing | MaskAndReplace:
 
 
 def gapped(system: System[Any, Any], text: str) -> Tensor:
-    """Return a text with the mask's id in place of every underscore, and in the rest of the window, (L,).
+    """Return a text with the mask's id in place of every underscore, (k,).
 
     Args:
-        system: A text system; L is the length it was trained on.
-        text: Text with gaps of underscores, each underscore one byte.
+        system: A text system.
+        text: Text with gaps of underscores, each underscore one token. Where tokens are pieces of words, the space
+            before a gap belongs to it.
 
     Raises:
-        ValueError: If the text is too long, or has no gap.
+        ValueError: If the text is too long, has no gap, or has characters that no token spells.
     """
-    process = process_of(system)
+    process, alphabet = process_of(system), alphabet_of(system)
     if GAP not in text:
         raise ValueError(f"the text to fill has no gap; mark one by underscores, as in {text[:20]!r} + '____'")
-    given = ids(text)
+    parts = []
+    for part in re.finditer(f"{GAP}+|[^{GAP}]+", text):
+        if part[0].startswith(GAP):
+            parts.append(torch.full((len(part[0]),), process.mask))
+        else:
+            parts.append(ids(part[0] if part.end() == len(text) else alphabet.stem(part[0]), alphabet))
+    given = torch.cat(parts)
     if len(given) > system.shape[0]:
-        raise ValueError(f"the text has {len(given)} bytes, but this system reads {system.shape[0]}")
-    start = torch.full(system.shape, process.mask, dtype=torch.int64)
-    start[: len(given)] = torch.where(given == ord(GAP), process.mask, given)
-    return start
+        raise ValueError(f"the text has {counted(len(given), alphabet)}, but this system reads {system.shape[0]}")
+    return given
 
 
 def write(
@@ -88,9 +86,10 @@ def write(
     Args:
         system: A text system.
         num_samples: How many.
-        prompt: Text to continue; it is the first piece.
-        infill: Text with gaps of underscores; the only piece is the whole text, filled.
-        length: Bytes of the whole text, the prompt included; the trained length if None, and at most that for gaps.
+        prompt: Text to continue; it is the first piece. Where tokens are pieces of words, a space at its end is left
+            out.
+        infill: Text with gaps of underscores; the only piece is the whole text, filled. An end within a gap is no text.
+        length: Tokens of the whole text, the prompt included; the trained length if None, and at most that for gaps.
         num_steps, cond, guidance_scale, seed, solver, batch_size, first: As for `sample`.
 
     Raises:
@@ -107,19 +106,19 @@ def write(
         return
     if prompt and infill:
         raise ValueError("give a prompt to continue or a text with gaps to fill, not both")
-    window = system.shape[0]
-    total = len(ids(infill)) if infill else (window if length is None else length)
-    if infill and length is not None and length != total:
+    if infill and length is not None:
         raise ValueError("a text with gaps keeps its own length; leave length out")
-    if total < 1 or (prompt and len(ids(prompt)) >= total):
-        raise ValueError(f"length {total} leaves nothing to write after a prompt of {len(ids(prompt))} bytes")
+    alphabet, window = alphabet_of(system), system.shape[0]
+    given, prompt = _prompted(alphabet, prompt, window if length is None else length)
     overlap = window // 2
-    rest = ids(prompt)[-overlap:] if len(ids(prompt)) >= window else ids(prompt)
-    done = len(ids(prompt)) - len(rest)
-    begun = gapped(system, infill) if infill else torch.cat([rest, torch.full((window,), process.mask)])[:window]
+    rest = given[-overlap:] if len(given) >= window else given
+    done = len(given) - len(rest)
+    known = gapped(system, infill) if infill else rest
+    total = len(known) if infill else (window if length is None else length)
+    begun = torch.cat([known, torch.full((window,), process.mask)])[:window]
 
     def generate(context: Condition | None, k: int) -> Tensor:
-        known = begun.expand(num_samples, window) if context is None else context.values["text"]
+        start = begun.expand(num_samples, window) if context is None else context.values["text"]
         made = batches(
             system,
             num_samples=num_samples,
@@ -130,7 +129,7 @@ def write(
             solver=solver,
             batch_size=batch_size,
             first=first,
-            source=known,
+            source=start,
         )
         return torch.cat([part for part, _ in made])
 
@@ -140,17 +139,42 @@ def write(
 
     if prompt:
         yield [prompt] * num_samples
-    skip, at = (0 if infill else len(rest)), done
+    skip, at = len(rest), done
     ended = torch.zeros(num_samples, dtype=torch.bool)
     count = 1 if total - done <= window else 1 + -(-(total - done - window) // (window - overlap))
+    streams = Streams(num_samples, alphabet)
     for block in rollout(generate, count, remember):
+        if infill:
+            filled = block[:, :total]
+            yield [streams.read(k, row[row < alphabet.end]) for k, row in enumerate(filled)]
+            break
         new = block[:, skip : min(window, total - at)]
-        yield ["" if over else words(row) for row, over in zip(new, ended.tolist(), strict=True)]
-        ended |= (new == corpus.PAD).any(1)
+        yield [
+            "" if over else streams.read(k, row) for k, (row, over) in enumerate(zip(new, ended.tolist(), strict=True))
+        ]
+        ended |= (new == alphabet.end).any(1)
         if bool(ended.all()):
-            return
+            break
         at += window - overlap
         skip = overlap
+    if any(left := streams.close()):
+        yield left
+
+
+def _prompted(alphabet: Alphabet, prompt: str, total: int) -> tuple[Tensor, str]:
+    """Return a prompt as tokens, and as it is continued.
+
+    Raises:
+        ValueError: If it leaves nothing to write.
+    """
+    prompt = alphabet.stem(prompt)
+    given = ids(prompt, alphabet)
+    if len(given) >= total:
+        raise ValueError(
+            f"length {total} leaves nothing to write after a prompt of {counted(len(given), alphabet)}; give a larger "
+            "length or a shorter prompt"
+        )
+    return given, prompt
 
 
 def _blockwise(
@@ -162,17 +186,15 @@ def _blockwise(
     **wanted: Any,  # noqa: ANN401 - as `write_blocks`
 ) -> Iterator[list[str]]:
     """Yield texts block by block; bytes of a character that a block ends within come with the next."""
-    total = system.shape[0] if length is None else length
-    if len(ids(prompt)) >= total:
-        raise ValueError(f"length {total} leaves nothing to write after a prompt of {len(ids(prompt))} bytes")
+    total, alphabet = system.shape[0] if length is None else length, alphabet_of(system)
+    _, prompt = _prompted(alphabet, prompt, total)
     if prompt:
         yield [prompt] * num_samples
-    # A block may end within a character: its bytes wait for the next block.
-    readers = [codecs.getincrementaldecoder("utf-8")("replace") for _ in range(num_samples)]
+    streams = Streams(num_samples, alphabet)
     for new in write_blocks(system, prompt=prompt, length=total, num_samples=num_samples, **wanted):
-        yield [reader.decode(bytes(part.tolist())) for reader, part in zip(readers, new, strict=True)]
-    if any(ends := [reader.decode(b"", final=True) for reader in readers]):
-        yield ends
+        yield [streams.read(k, part) for k, part in enumerate(new)]
+    if any(left := streams.close()):
+        yield left
 
 
 def joined(pieces: Iterator[Sequence[str]]) -> list[str]:
