@@ -12,7 +12,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from condiff.claims.claim import Result, Row, over_seeds
+from condiff.claims.claim import Result, Row, over_seeds, single
 from condiff.claims.lab import Talk, distance, drawn, plot, show, trained
 from condiff.codecs import Levels
 from condiff.core.condition import Condition
@@ -38,7 +38,10 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "difference, pieces": {"weight": 0.02, "contrast": "difference", "negatives": "pieces"},
     "difference, rows": {"weight": 0.02, "contrast": "difference"},
     "InfoNCE, rows": {"weight": 0.5},
+    "base, with replacing": {"weight": 0.0, "replaced": 1e-6},
+    "InfoNCE, with replacing": {"weight": 0.5, "replaced": 1e-6},
 }
+"""Ways of training. Tokens are masked and never replaced, but where it is said."""
 BEST = "InfoNCE, rows"
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PHRASE = 16
@@ -65,7 +68,7 @@ class Budget:
 
 
 QUICK = Budget(1, 800, 500, ("base", "official", BEST), 0)
-FULL = Budget(3, 1500, 500, ("base", "official", BEST), 300)
+FULL = Budget(3, 2000, 500, ("base", "official", BEST), 300)
 
 
 def run(*, quick: bool, seed: int, out: Path | None, talk: Talk) -> Result:
@@ -82,7 +85,8 @@ def run(*, quick: bool, seed: int, out: Path | None, talk: Talk) -> Result:
         others = [name for name in VARIANTS if name not in budget.variants] if budget.large and number == seed else []
         for name in (*budget.variants, *others):
             settings = replace(cdcd.training, steps=budget.steps)
-            system = trained(cdcd, splits, seed=number, talk=lambda text: None, settings=settings, **VARIANTS[name])
+            options = {"replaced": 0.0, **VARIANTS[name]}
+            system = trained(cdcd, splits, seed=number, talk=lambda text: None, settings=settings, **options)
             note(f"bits a token, {name}", bound(system, splits.test))
             for steps in CALLS:
                 made, used = _digits(system, budget.num_samples, steps, number)
@@ -97,6 +101,7 @@ def run(*, quick: bool, seed: int, out: Path | None, talk: Talk) -> Result:
                 + ", ".join(f"{found[f'accuracy, {name}, {steps} steps'][-1]:.3f} in {steps}" for steps in CALLS)
             )
     rows = [over_seeds(name, values, "", budget.num_samples * len(values)) for name, values in found.items()]
+    rows += margins(found, budget.num_samples)
     real = judge8().classify(_levelled(splits, None, len(splits.test), test=True))
     share = float((real == splits.test.conditions["label"]).double().mean())
     rows.append(Row("accuracy, real test digits at 4 levels (ceiling)", share, "", len(real), (share, share)))
@@ -108,27 +113,36 @@ def run(*, quick: bool, seed: int, out: Path | None, talk: Talk) -> Result:
     return Result(
         system="cdcd",
         claim=CLAIM,
-        data=f"bundled digits at 8x8 in 4 levels, {budget.steps} steps a network, {budget.num_seeds} seed(s)",
+        data=f"bundled digits at 8x8 in 4 levels, masked, {budget.steps} steps a network, {budget.num_seeds} seed(s)",
         seed=seed,
         rows=rows,
         effect=f"accuracy {value[f'accuracy, {BEST}, 8 steps']:.3f} in 8 steps against "
         f"{value['accuracy, base, 80 steps']:.3f} in 80 without contrast; bits a token "
         f"{value[f'bits a token, {BEST}']:.3f} against {value['bits a token, base']:.3f}; Fréchet distance "
         f"{value[f'FD, {BEST}, 80 steps']:.2f} against {value['FD, base, 80 steps']:.2f}",
-        expected="accuracy at least 2 points higher at every number of steps, 8 steps with at least as good as 80 "
-        "without, the bound more than 0.1 bits worse and the distance not better (what the contrast costs), the "
-        "official weight within 2 points of none",
+        expected="in every seed accuracy at least 2 points higher at every number of steps, and with 8 steps at least "
+        "that of 80 without; the bound more than 0.1 bits worse and the distance not better (what the contrast costs), "
+        "the official weight within 2 points of none",
         holds=verdict(rows),
         calls=calls,
     )
 
 
+def margins(found: Mapping[str, Sequence[float]], num_samples: int) -> list[Row]:
+    """Return what the contrast gains in the seed in which it gains least, at equal steps and in 8 against 80."""
+    pairs = {f"{steps} steps": (steps, steps) for steps in CALLS} | {"8 steps over 80 without": (8, 80)}
+    rows = []
+    for name, (mine, theirs) in pairs.items():
+        with_it, without = found[f"accuracy, {BEST}, {mine} steps"], found[f"accuracy, base, {theirs} steps"]
+        least = min(one - other for one, other in zip(with_it, without, strict=True))
+        rows.append(single(f"least gain of a seed, {name}", least, num_samples * len(with_it)))
+    return rows
+
+
 def verdict(rows: Sequence[Row]) -> bool:
-    """Tell whether every part of the claim holds in the rows."""
+    """Tell whether every part of the claim holds in the rows, what it gains in each seed."""
     value = {row.name: row.value for row in rows}
-    better = all(
-        value[f"accuracy, {BEST}, {steps} steps"] >= value[f"accuracy, base, {steps} steps"] + 0.02 for steps in CALLS
-    )
+    better = all(value[f"least gain of a seed, {steps} steps"] >= 0.02 for steps in CALLS)
     same = all(
         abs(value[f"accuracy, official, {steps} steps"] - value[f"accuracy, base, {steps} steps"]) <= 0.02
         for steps in CALLS
@@ -136,7 +150,7 @@ def verdict(rows: Sequence[Row]) -> bool:
     return (
         better
         and same
-        and value[f"accuracy, {BEST}, 8 steps"] >= value["accuracy, base, 80 steps"]
+        and value["least gain of a seed, 8 steps over 80 without"] >= 0.0
         and value[f"bits a token, {BEST}"] > value["bits a token, base"] + 0.1
         and value[f"FD, {BEST}, 80 steps"] >= value["FD, base, 80 steps"]
     )
