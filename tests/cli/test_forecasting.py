@@ -194,3 +194,27 @@ def test_the_doctor_proposes_a_horizon(folder, capsys):
     (folder / "broken.jsonl").write_text('{"start": "2024-01-01", "target": [1, 2]}')
     assert main(["doctor", "broken.jsonl"]) == 1
     assert "tell the frequency" in capsys.readouterr().out
+
+
+def test_a_run_that_guides_itself_takes_a_scale_and_makes_windows(folder, capsys):
+    words = (
+        "train tsdiff --data sales.csv --horizon 5 --lags 7 --out guided --steps 2 --batch-size 8 --width 8 --blocks 1"
+    )
+    assert main(words.split()) == 0
+    assert main("forecast guided --out a.csv -n 4 --steps 3".split()) == 0
+    assert main("forecast guided --out b.csv -n 4 --steps 3 --guidance-scale 0".split()) == 0
+    one, other = rows(folder / "a.csv"), rows(folder / "b.csv")
+    assert [row["timestamp"] for row in one] == [row["timestamp"] for row in other]
+    assert [row["q50"] for row in one] != [row["q50"] for row in other]
+    assert main(["replay", "b.csv"]) == 0
+    assert main("sample guided -n 3 --steps 2 --out w.csv".split()) == 0
+    assert len(rows(folder / "w.csv")) == 3
+    capsys.readouterr()
+    for words, said in (
+        ("forecast guided --solver ddim", "guided by its own solver"),
+        ("forecast run --guidance-scale 2", "does not guide itself"),
+        ("train tsdiff --data sales.csv --horizon 5 --lags 7,x --out other", "whole number"),
+        ("train tsdiff --data sales.csv --lags 0 --out other", "1 to 10^9"),
+    ):
+        assert main(words.split()) == 2
+        assert said in capsys.readouterr().err

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
 from condiff.core import ClassLabel, Condition, Picture
-from condiff.nn import S4, S4D, Waves, diagonal_kernel, diagonalised, dplr_kernel, legs, truncated, two_sided
+from condiff.nn import S4, S4D, Waves, diagonal_kernel, diagonalised, dplr_kernel, legs, prepare, truncated, two_sided
 
 N, H = 8, 3
 
@@ -129,3 +132,15 @@ def test_waves_takes_the_published_window_and_reads_every_condition():
     assert not torch.allclose(both, net(x, t, Condition.of(given=given, item=item.flip(0))), atol=1e-3)
     with pytest.raises(ValueError, match=r"expected windows \(B, 11, L\)"):
         net(x[:, :10], t)
+
+
+@pytest.mark.parametrize("layer", [S4D(4, 8), S4(4, 12, 8)], ids=["S4D", "S4"])
+def test_a_prepared_layer_computes_the_same(layer):
+    """Another layout of the weights changes nothing, and bfloat16 weights only round."""
+    u = torch.randn(2, 4, 12, generator=torch.Generator().manual_seed(0))
+    net = nn.Sequential(layer)
+    torch.testing.assert_close(prepare(net)(u), net(u))
+    half = copy.deepcopy(net).to(torch.bfloat16)
+    out = half(u.to(torch.bfloat16))
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), net(u), atol=0.1, rtol=0.1)

@@ -92,7 +92,7 @@ def run(words: list[str]) -> int:
     from condiff.cli.made import check_out, conditions_for, write
     from condiff.cli.train_verb import memory
     from condiff.core.condition import ClassLabel, Condition
-    from condiff.tasks.generate import check_solver, condition_of
+    from condiff.tasks.generate import check_solver, condition_of, guides
     from condiff.tasks.pictures import drawable
 
     system = opened(arguments.run, arguments.device)
@@ -100,7 +100,8 @@ def run(words: list[str]) -> int:
         from condiff.cli.writing import run_text
 
         return run_text(arguments, system, conditions)
-    if "given" in system.schema and "window" in system.data.get("meta", {}):
+    windows = "given" in system.schema and "window" in system.data.get("meta", {})
+    if windows and not guides(system.solver):
         raise UsageError(
             f"this run continues series: use condiff forecast {arguments.run} --data PATH, or condiff impute for gaps"
         )

@@ -133,6 +133,16 @@ def two_sided(u: Tensor, ahead: Tensor, back: Tensor) -> Tensor:
     return out
 
 
+def _wide(value: Tensor) -> Tensor:
+    """Return half-precision numbers in float32: they have no complex type, and no Fourier transform on a CPU."""
+    return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+
+
+def _complex(pairs: Tensor) -> Tensor:
+    """Read pairs of numbers (..., 2) as complex ones, whatever layout `prepare` gave them."""
+    return torch.view_as_complex(_wide(pairs).contiguous())
+
+
 def _steps(width: int) -> nn.Parameter:
     """Draw log dt, log-uniform in [1e-3, 0.1], one a channel."""
     return nn.Parameter(torch.empty(width).uniform_(math.log(1e-3), math.log(0.1)))
@@ -183,15 +193,15 @@ class S4(nn.Module):
         """
         if length > self.length:
             raise ValueError(f"this layer was made for sequences of at most {self.length} steps, got {length}")
-        w = torch.complex(-self.log_decay.exp(), self.frequency)
-        p, b, c = (torch.view_as_complex(part) for part in (self.p, self.b, self.c))
-        both = dplr_kernel(w, p, b, c.flatten(0, 1), self.log_dt.exp().repeat(2), self.length)
+        w = torch.complex(-_wide(self.log_decay).exp(), _wide(self.frequency))
+        p, b, c = (_complex(part) for part in (self.p, self.b, self.c))
+        both = dplr_kernel(w, p, b, c.flatten(0, 1), _wide(self.log_dt).exp().repeat(2), self.length)
         ahead, back = both[:, :length].chunk(2)
         return ahead, back
 
     def forward(self, u: Tensor) -> Tensor:
         """Apply the layer to (B, H, L)."""
-        return two_sided(u, *self.kernels(u.shape[-1])) + self.skip[:, None] * u
+        return two_sided(_wide(u), *self.kernels(u.shape[-1])).to(u.dtype) + self.skip[:, None] * u
 
 
 @final
@@ -218,10 +228,10 @@ class S4D(nn.Module):
 
     def kernels(self, length: int) -> tuple[Tensor, Tensor]:
         """Return the kernels of both directions, (H, L) each."""
-        w = torch.complex(-self.log_decay.exp(), self.frequency)
-        ahead, back = diagonal_kernel(w, torch.view_as_complex(self.c), self.log_dt.exp(), length)
+        w = torch.complex(-_wide(self.log_decay).exp(), _wide(self.frequency))
+        ahead, back = diagonal_kernel(w, _complex(self.c), _wide(self.log_dt).exp(), length)
         return ahead, back
 
     def forward(self, u: Tensor) -> Tensor:
         """Apply the layer to (B, H, L)."""
-        return two_sided(u, *self.kernels(u.shape[-1])) + self.skip[:, None] * u
+        return two_sided(_wide(u), *self.kernels(u.shape[-1])).to(u.dtype) + self.skip[:, None] * u
