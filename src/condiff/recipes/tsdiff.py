@@ -19,7 +19,7 @@ from condiff.solvers import SelfGuided
 from condiff.train.recipe import recipe
 from condiff.train.settings import Training
 
-TRAINING = Training(steps=2000, batch_size=64, clip=0.5, sample_every=0)
+TRAINING = Training(steps=2000, batch_size=64, learning_rate=2e-3, clip=0.5, sample_every=0)
 READS = {"horizon": 0, "scaling": "mean"}
 STEPS = 100
 ENERGIES: dict[str, Energy] = {"quantile": Pinball(), "square": SquaredError()}

@@ -26,6 +26,7 @@ def tsdiff_cond(
     width: int = 64,
     blocks: int = 3,
     states: int = 32,
+    skip: bool = False,
     features: bool = False,
     scenario: str = "",
     num_steps: int = 100,
@@ -39,6 +40,7 @@ def tsdiff_cond(
         width: Channels of the network.
         blocks: Its blocks.
         states: States of each channel and direction.
+        skip: Add the input to the output of the network?
         features: Read calendar, what is known in advance and classes; the published runs read nothing.
         scenario: Hide half of each context in training: random, begin, end; empty hides nothing.
         num_steps: Default number of sampling steps.
@@ -49,7 +51,7 @@ def tsdiff_cond(
     beside: dict[str, Kind] = {"given": Picture(2), **read}
     if span.lags:
         beside["lags"] = Picture(2 * len(span.lags))
-    net = Waves(1, width, blocks, lambda w: S4D(w, states), schema=beside)
+    net = Waves(1, width, blocks, lambda w: S4D(w, states), skip=skip, schema=beside)
     unread = tuple(name for name in schema if name not in (*beside, "older"))
     denoising = Denoising(process, Noise(), times=Stratified(UniformTime(1.0 / STEPS)), cells="counted")
     return System(
