@@ -86,8 +86,12 @@ class Condition:
             present[name] = present[name] & keep
         return type(self)(self.values, present)
 
-    def rows(self, index: Tensor) -> Self:
-        """Pick rows: index is a bool (B,) or integer (R,) tensor."""
+    def rows(self, index: Tensor | slice) -> Self:
+        """Pick rows: index is a bool (B,) or integer (R,) tensor, or a slice, which copies nothing."""
+        if isinstance(index, slice):
+            return type(self)(
+                {k: v[index] for k, v in self.values.items()}, {k: v[index] for k, v in self.present.items()}
+            )
         return type(self)(
             {k: v[index.to(v.device)] for k, v in self.values.items()},
             {k: v[index.to(v.device)] for k, v in self.present.items()},

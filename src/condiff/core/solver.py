@@ -22,8 +22,8 @@ class State:
     x: Tensor
     memory: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def rows(self, index: Tensor) -> State:
-        """Keep some rows; index is a bool (B,) or integer (R,) tensor."""
+    def rows(self, index: Tensor | slice) -> State:
+        """Keep some rows; index is a bool (B,) or integer (R,) tensor, or a slice, which copies nothing."""
         return State(self.x[index], {name: leaf[index] for name, leaf in self.memory.items()})
 
     def cat(self, other: State) -> State:

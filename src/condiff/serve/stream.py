@@ -74,9 +74,11 @@ class Flight:
 
     def rows(self, index: Sequence[int]) -> Flight:
         """Keep some frames, by place."""
-        chosen = torch.tensor(index, dtype=torch.int64)
+        # The oldest frames leave first: what goes and what stays are runs, and a run is a view.
+        run = len(index) > 0 and list(index) == list(range(index[0], index[0] + len(index)))
+        chosen = slice(index[0], index[-1] + 1) if run else torch.tensor(index, dtype=torch.int64)
         return Flight(
-            self.state.rows(chosen.to(self.state.x.device)),
+            self.state.rows(chosen if isinstance(chosen, slice) else chosen.to(self.state.x.device)),
             None if self.cond is None else self.cond.rows(chosen),
             *(tuple(leaf[i] for i in index) for leaf in (self.frames, self.times, self.at, self.streams, self.draws)),  # type: ignore[arg-type]
         )
