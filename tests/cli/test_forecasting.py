@@ -125,32 +125,35 @@ def test_an_evaluation_has_baselines_on_the_same_windows(folder, capsys):
 @pytest.mark.parametrize(
     ("words", "code", "needle"),
     [
-        ("forecast run --horizon 40 --out x.csv", 1, "price is known until 2024-05-09"),
+        ("forecast run --horizon 40 --out x.csv", 2, "price is known until 2024-05-09"),
         ("forecast run --data nowhere.csv --out x.csv", 2, "nowhere.csv"),
         ("forecast run --from soon --out x.csv", 2, "--from needs a time"),
         ("forecast run --from 1999-01-01 --out x.csv", 2, "no series has a value before it"),
         ("forecast run --solver eule --out x.csv", 2, "did you mean 'euler'"),
         (
             "forecast run --data hourly.csv --out x.csv",
-            1,
+            2,
             "a value every hour, but this system was trained on one every day",
         ),
-        ("impute run --data bare.csv --out x.csv", 1, "no column 'price' to know in advance"),
+        ("impute run --data bare.csv --out x.csv", 2, "no column 'price' to know in advance"),
         ("sample run", 2, "use condiff forecast run --data PATH"),
-        ("train flat.csv --out y", 1, "never changes before any of its windows"),
-        ("train zero.csv --out y", 1, "never changes before any of its windows"),
-        ("train one.csv --out y", 1, "the longest series has 1 step(s), but a horizon of"),
-        ("train twice.csv --out y", 1, "1 time(s) appear more than once (2024-01-04 00:00:00): keep one row for each"),
+        ("train flat.csv --out y", 2, "never changes before any of its windows"),
+        ("train zero.csv --out y", 2, "never changes before any of its windows"),
+        ("train one.csv --out y", 2, "the longest series has 1 step(s), but a horizon of"),
+        ("train twice.csv --out y", 2, "1 time(s) appear more than once (2024-01-04 00:00:00): keep one row for each"),
         (
             "train clocks.csv --out y",
-            1,
+            2,
             "as on local clocks when summer time ends: write times in UTC or with their offset",
         ),
-        ("train mixed.csv --out y", 1, "give series of different frequency in files of their own"),
-        ("train digits --horizon 5 --out y", 1, "horizon and context are for series, but this is images"),
-        ("train traffic --horizon 9000 --out y", 1, "the longest series has 17520 step(s)"),
-        ("train sales.csv --horizon 90 --out y", 1, "give a --horizon of at most 39"),
-        ("train hourly.csv --condition cost --out y", 1, "no column 'cost'"),
+        ("train mixed.csv --out y", 2, "give series of different frequency in files of their own"),
+        ("train digits --horizon 5 --out y", 2, "horizon and context are for series, but this is images"),
+        ("train traffic --horizon 9000 --out y", 2, "the longest series has 17520 step(s)"),
+        ("train sales.csv --horizon 90 --out y", 2, "give a --horizon of at most 39"),
+        ("train hourly.csv --condition cost --out y", 2, "no column 'cost'"),
+        ("train bare2.csv --horizon 5 --out y", 2, "no column of times; name one timestamp"),
+        ("train empty.csv --horizon 5 --out y", 2, "the file is empty"),
+        ("train holed.csv --horizon 5 --out y", 2, "validation part (horizons from 2024-04-17 00:00:00 to 2024-04-22"),
     ],
 )
 def test_wrong_input_gets_one_line(folder, capsys, words, code, needle):
@@ -158,6 +161,10 @@ def test_wrong_input_gets_one_line(folder, capsys, words, code, needle):
     (folder / "hourly.csv").write_text("\n".join(["date,v,price", *hours]))
     (folder / "bare.csv").write_text("\n".join(["date,v", *(f"{day},{k}" for k, day in enumerate(DAYS))]))
     (folder / "flat.csv").write_text("\n".join(["date,v", *(f"{day},5" for day in DAYS)]))
+    (folder / "bare2.csv").write_text("a,b\n1,2\n3,4")
+    (folder / "empty.csv").write_text("")
+    holed = [f"{day},{'' if 90 < k < 126 else k}" for k, day in enumerate(DAYS)]
+    (folder / "holed.csv").write_text("\n".join(["date,v", *holed]))
     (folder / "zero.csv").write_text("\n".join(["date,v", *(f"{day},0" for day in DAYS)]))
     (folder / "one.csv").write_text("date,v\n2024-01-01,5")
     (folder / "twice.csv").write_text(

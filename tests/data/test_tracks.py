@@ -60,7 +60,9 @@ def test_covariates_are_used_only_when_they_are_named(tmp_path: Path):
     path = table(tmp_path, "item_id,timestamp,target,price,weather,region", *rows)
     plain = read_tracks(path)
     assert plain.known == ()
-    assert any("price is not used" in remark for remark in plain.remarks)
+    assert plain.remarks == (
+        "not used: price, weather, region; if the future of a column is known, name it with --condition",
+    )
     found = read_tracks(path, known=("price", "weather", "region"))
     assert found.known == ("price", "weather=rain", "weather=sun")
     first, second = found.tracks
@@ -72,6 +74,49 @@ def test_covariates_are_used_only_when_they_are_named(tmp_path: Path):
     assert len(first.until(5, 2)) == 5
     with pytest.raises(ValueError, match="series 'b': price is known until"):  # b's table ends with its last value
         found.ahead(2)
+
+
+def test_a_text_beside_a_single_series_is_a_condition_and_no_item(tmp_path: Path):
+    rows = [f"{day},{k},{'sun' if k % 3 else 'rain'}" for k, day in enumerate(days(10))]
+    path = table(tmp_path, "date,v,weather", *rows)
+    (plain,) = read_tracks(path).tracks  # not one series a weather, with gaps
+    assert (plain.name, len(plain)) == ("v", 10)
+    known = read_tracks(path, known=("weather",))
+    assert known.known == ("weather=rain", "weather=sun")
+    twice = [f"{day},{k},{store},{'sun' if k % 3 else 'rain'}" for k, day in enumerate(days(10)) for store in "ab"]
+    found = read_tracks(table(tmp_path, "date,v,store,weather", *twice), known=("weather",))
+    assert [track.name for track in found.tracks] == ["a", "b"]
+    assert [t.name for t in read_tracks(table(tmp_path, "date,v,store", *(f"{d},1,Rome" for d in days(3)))).tracks] == [
+        "Rome"
+    ]
+
+
+def test_short_items_follow_the_frequency_of_the_others(tmp_path: Path):
+    """Series of unequal length: what one or three values cannot tell, the other items do."""
+    rows = [f"a,{day},{k}" for k, day in enumerate(days(100))]
+    rows += [
+        f"{item},{days(100)[k]},{k}" for item, places in (("b", [3]), ("c", [3, 5]), ("d", [3, 5, 8])) for k in places
+    ]
+    found = {track.name: track.values for track in read_tracks(table(tmp_path, "item_id,date,v", *rows)).tracks}
+    np.testing.assert_array_equal(found["c"], [3, NAN, 5])
+    np.testing.assert_array_equal(found["d"], [3, NAN, 5, NAN, NAN, 8])
+    workdays = np.busday_offset(np.datetime64("2024-01-01"), np.arange(60))
+    rows = [f"{item},{day},1" for item, count in (("a", 60), ("b", 5)) for day in workdays[:count]]
+    found = read_tracks(table(tmp_path, "item_id,date,v", *rows))
+    assert found.frequency.name == "working day"
+    assert [len(track) for track in found.tracks] == [60, 5]
+    rows = [f"{item},{day},1" for item, dates in (("a", workdays), ("b", days(40))) for day in dates]
+    found = read_tracks(
+        table(tmp_path, "item_id,date,v", *rows)
+    )  # a shop that is closed on Sundays beside one that is not
+    assert (found.frequency.name, len(found.tracks[1])) == ("day", 40)
+    np.testing.assert_array_equal(np.isnan(found.tracks[0].values[:8]), [False] * 5 + [True] * 2 + [False])
+
+
+def test_days_without_a_row_are_missing_however_many(tmp_path: Path):
+    places = [0, 1, 3, 4, 7, 9, 10, 11, 15, 18, 19, 23]
+    (track,) = read_tracks(table(tmp_path, "date,v", *(f"{days(30)[k]},{k}" for k in places))).tracks
+    assert np.flatnonzero(~np.isnan(track.values)).tolist() == places
 
 
 def test_looking_ahead_needs_what_is_known_in_advance(tmp_path: Path):
@@ -96,7 +141,8 @@ def test_json_lines_of_gluonts(tmp_path: Path):
             "target": [1, None, 3],
             "item_id": "a",
             "feat_dynamic_real": [[5, 6, 7, 8]],
-            "feat_static_cat": [4],
+            "feat_static_cat": [4.0],
+            "feat_static_real": [0.5],
         },
         {
             "start": "2024-01-02 00:00",
@@ -116,6 +162,7 @@ def test_json_lines_of_gluonts(tmp_path: Path):
     np.testing.assert_array_equal(found.tracks[0].values, [1, NAN, 3])
     assert found.tracks[0].known[:, 0].tolist() == [5, 6, 7, 8]
     assert found.tracks[0].classes == {"static0": "4"}
+    assert found.remarks == ("feat_static_real is not used: pass it as a row of feat_dynamic_real",)
     assert found.tracks[1].values.tolist() == [2.5]
     with pytest.raises(ValueError, match="1 row.s. of feat_dynamic_real, but 2 are named"):
         read_tracks(path, known=("price", "promo"))
@@ -209,6 +256,10 @@ def test_frames_of_pandas():
         {"item_id": ["x"] * 3 + ["y"] * 2, "timestamp": [*index[:3], *index[:2]], "target": [1, 2, 3, 4, np.nan]}
     )
     assert {t.name: t.values.tolist() for t in from_frame(long).tracks} == {"x": [1, 2, 3], "y": [4]}
+    both = from_frame(long.set_index(["item_id", "timestamp"]))  # item and time as index
+    assert [t.name for t in both.tracks] == ["x", "y"]
+    with pytest.raises(ValueError, match="columns have several levels; join their names"):
+        from_frame(pd.DataFrame([[1, 2]], index=index[:1], columns=pd.MultiIndex.from_product([["a"], ["b", "c"]])))
     months = pd.DataFrame({"v": range(24)}, index=pd.period_range("2020-01", periods=24, freq="M"))
     assert from_frame(months).frequency.name == "month"
 

@@ -54,8 +54,8 @@ def run(words: list[str]) -> int:
     from condiff.train.checkpoint import write_atomically
 
     system = opened(arguments.run)
-    window = window_of(system)
     with usage():
+        window = window_of(system)
         Trained(system, solver=arguments.solver, guidance_scale=arguments.guidance_scale).chosen()
     tracks, name = series_for(system, arguments.data)
     recipe = {

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from condiff.cli.errors import UsageError
+from condiff.cli.errors import UsageError, usage
 from condiff.cli.made import MARK
 from condiff.core.system import System
 from condiff.data.frequency import DAY, moment
@@ -57,19 +57,16 @@ def series_for(system: System[Any, Any], data: str | None) -> tuple[Tracks, str]
     """Read the series that a verb is asked about: those of `--data`, or those a system was trained on.
 
     Raises:
-        UsageError: If they are not there.
-        ValueError: If they do not fit the system.
+        UsageError: If they are not there, cannot be used or do not fit the system, or it does not forecast.
     """
-    window = window_of(system)
-    meta = system.data.get("meta", {})
-    name = data or meta.get("source")
+    name = data or system.data.get("meta", {}).get("source")
     if not name:
         raise UsageError("the run does not say what it was trained on; add --data PATH")
     try:
-        tracks = read_tracks(name, known=columns_of(system))
-    except FileNotFoundError as error:
-        raise UsageError(str(error)) from None
-    return fitting(tracks, window), str(name)
+        window = window_of(system)
+        return fitting(read_tracks(name, known=columns_of(system)), window), str(name)
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(str(error)) from error
 
 
 def columns_of(system: System[Any, Any]) -> tuple[str, ...]:
@@ -107,15 +104,21 @@ def _trained(system: System[Any, Any], recipe: Mapping[str, Any], quiet: bool) -
 def make_forecast(
     system: System[Any, Any], recipe: Mapping[str, Any], *, quiet: bool = True
 ) -> tuple[Forecast, list[Any] | None]:
-    """Forecast as a recipe says; returns the forecast, and the truth if it begins in the past."""
+    """Forecast as a recipe says; returns the forecast, and the truth if it begins in the past.
+
+    Raises:
+        UsageError: If the series do not fit, or what is known of their future ends too early.
+    """
     tracks, _ = series_for(system, recipe["data"])
     truth = None
     if recipe["from"]:
         tracks, truth = cut_at(tracks, recipe["from"], recipe["horizon"])
     made = _trained(system, recipe, quiet)
-    return forecast(
-        made, tracks, horizon=recipe["horizon"], num_samples=recipe["num_samples"], seed=recipe["seed"]
-    ), truth
+    with usage():
+        found = forecast(
+            made, tracks, horizon=recipe["horizon"], num_samples=recipe["num_samples"], seed=recipe["seed"]
+        )
+    return found, truth
 
 
 def forecast_rows(found: Forecast, truth: Sequence[Any] | None) -> tuple[list[str], list[list[str]]]:

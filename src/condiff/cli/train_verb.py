@@ -133,8 +133,8 @@ def run(words: list[str]) -> int:
         if tokens is not None:
             given["tokens"] = tokens
         splits = read(data, **{**recipe.reads, **given}, conditions=_conditions(arguments.condition, recipe, user))
-    except FileNotFoundError as error:
-        raise UsageError(str(error)) from None
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(str(error)) from error
     settings = _settings(recipe.training, settings_given)
     device = _device(arguments.device)
     try:

@@ -124,7 +124,7 @@ def infer(seconds: NDArray[np.float64]) -> Frequency | None:
     gaps = np.diff(seconds)
     if len(gaps) == 0:
         return Frequency(0.0)
-    step = float(np.median(gaps))
+    step = common(gaps)
     if abs(step - DAY) < 0.05 * DAY and len(gaps) >= 9 and gaps.max() > CALENDAR * gaps.min():
         weekday = (np.floor(seconds / DAY).astype(np.int64) + 3) % 7
         if weekday.max() < 5:
@@ -139,10 +139,17 @@ def infer(seconds: NDArray[np.float64]) -> Frequency | None:
             ends = bool((_seconds(number + 1) - seconds <= DAY).all())
             return Frequency(shortest * MONTH, shortest, ends=ends)
     if gaps.max() <= CALENDAR * gaps.min():
-        return Frequency(step)
+        return Frequency(float(np.median(gaps)))
     found = Frequency(step)
     places = found.places(seconds)
     return None if places is None or (np.diff(places) == 0).any() else found
+
+
+def common(gaps: NDArray[np.float64]) -> float:
+    """Return the most common of positive steps, to one part in a hundred; the shortest of equally common ones."""
+    kinds = np.round(gaps / gaps.min(), 2)
+    found, count = np.unique(kinds, return_counts=True)
+    return float(np.median(gaps[kinds == found[count.argmax()]]))
 
 
 def calendar(seconds: NDArray[np.float64], frequency: Frequency, yearly: bool) -> NDArray[np.float64]:

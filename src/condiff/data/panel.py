@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -9,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condiff.data import files
-from condiff.data.frequency import CALENDAR, Frequency, infer, moment
+from condiff.data.frequency import CALENDAR, DAY, Frequency, common, infer, moment
 from condiff.data.splits import borders
 from condiff.data.tables import Table
 
 SHARES = (0.8, 0.1)
 """Shares of train and validation along time; the rest is test."""
+
+FEW = 10
+"""An item with fewer times than these, and a third of another's, follows the other's frequency if it can."""
 
 
 @final
@@ -77,38 +81,46 @@ class Panel:
 
 
 def panel(table: Table) -> Panel:
-    """Sort, check and complete the series of a table with a time column."""
+    """Sort, check and complete the series of a table with a time column.
+
+    All items have one frequency: that of the item with most times. A short one, too short to tell its own, follows it,
+    and working days are days of which some are missing where another item has a value every day.
+    """
     problems: list[str] = []
     remarks: list[str] = []
     channels = tuple(table.numbers)
     values = np.stack([table.numbers[name] for name in channels], axis=1)
     column = table.item
-    keys = np.array(table.names[column] if column else [""] * table.num_rows)
-    items = []
-    found: list[tuple[str, Frequency]] = []
-    inserted = 0
-    for key in dict.fromkeys(keys.tolist()):
-        chosen = (keys == key) & np.isfinite(table.seconds)
-        item = Item(str(key), table.seconds[chosen], values[chosen])
-        label = f"item {key}: " if column else ""
-        completed, frequency = _regular(item, label, problems, remarks)
-        inserted += len(completed.seconds) - len(item.seconds)
-        items.append(completed)
-        if frequency is not None and frequency.seconds:
-            found.append((str(key), frequency))
+    rows_of: dict[str, list[int]] = {}
+    for row, key in enumerate(table.names[column] if column else ("",) * table.num_rows):
+        if np.isfinite(table.seconds[row]):
+            rows_of.setdefault(key, []).append(row)
+    items = [
+        _sorted(Item(key, table.seconds[rows], values[rows]), _label(key, column), problems, remarks)
+        for key, rows in rows_of.items()
+    ]
+    for item in items:
         for place, name in enumerate(channels):
-            if len(completed.values) and np.isnan(completed.values[:, place]).all():
-                problems.append(f"{label}column {name} has no value at all: remove it")
-    step = found[0][1] if found else Frequency(0.0)
-    odd = next(((key, other) for key, other in found if not step.like(other)), None)
-    if odd is not None:
-        problems.append(
-            f"item {found[0][0]} has a value every {step.name}, but item {odd[0]} every {odd[1].name}: give series of "
-            "different frequency in files of their own"
-        )
+            if np.isnan(item.values[:, place]).all():
+                problems.append(f"{_label(item.name, column)}column {name} has no value at all: remove it")
+    regular = [item for item in items if len(item.seconds) and (np.diff(item.seconds) > 0).all()]
+    step, told = _frequency(regular)
+    for item in regular:
+        own = infer(item.seconds)
+        if _follows(item, len(told.seconds) if told else 0, own, step):
+            continue
+        if own is None:
+            problems.append(_label(item.name, column) + _irregular(item.seconds))
+        elif told is not None:
+            problems.append(
+                f"item {told.name} has a value every {step.name}, but item {item.name} every {own.name}: give series "
+                "of different frequency in files of their own"
+            )
+    completed = items if problems else [_completed(item, step) for item in items]
+    inserted = sum(len(whole.seconds) - len(item.seconds) for whole, item in zip(completed, items, strict=True))
     if inserted:
         remarks.append(f"{inserted} time(s) are missing from the grid and count as missing values")
-    return Panel(tuple(items), channels, step, inserted, tuple(problems), tuple(remarks))
+    return Panel(tuple(completed), channels, step, inserted, tuple(problems), tuple(remarks))
 
 
 def filled(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -126,38 +138,70 @@ def windows(length: int, start: int, stop: int, stride: int) -> NDArray[np.int64
     return np.arange(start, stop - length + 1, stride, dtype=np.int64)
 
 
-def _regular(item: Item, label: str, problems: list[str], remarks: list[str]) -> tuple[Item, Frequency | None]:
+def _label(key: str, column: str | None) -> str:
+    return f"item {key}: " if column else ""
+
+
+def _sorted(item: Item, label: str, problems: list[str], remarks: list[str]) -> Item:
     order = np.argsort(item.seconds, kind="stable")
     if (np.diff(item.seconds) < 0).any():
         remarks.append(f"{label}rows are not in order of time; they are sorted on reading")
-    seconds, values = item.seconds[order], item.values[order]
-    gaps = np.diff(seconds)
-    twice = np.unique(seconds[1:][gaps == 0])
+    seconds = item.seconds[order]
+    twice = np.unique(seconds[1:][np.diff(seconds) == 0])
     if len(twice):
         shown = files.listed([moment(time) for time in twice])
         clocks = _clocks_set_back(twice, seconds)
         remedy = "write times in UTC or with their offset, such as +02:00" if clocks else "keep one row for each"
         why = ", as on local clocks when summer time ends" if clocks else ""
         problems.append(f"{label}{len(twice)} time(s) appear more than once ({shown}){why}: {remedy}")
-        return Item(item.name, seconds, values), None
-    frequency = infer(seconds)
-    if frequency is None:
-        step = float(np.median(gaps))
-        odd = int(np.argmax(np.abs(gaps / step - np.rint(gaps / step))))
-        problems.append(
-            f"{label}times have no regular step (usually {step:g} s, but {gaps[odd]:g} s after "
-            f"{moment(seconds[odd])}): "
-            "resample to a regular step"
-        )
-        return Item(item.name, seconds, values), None
-    places = frequency.places(seconds) if len(gaps) and gaps.max() > CALENDAR * gaps.min() else None
+    return Item(item.name, seconds, item.values[order])
+
+
+def _frequency(items: Sequence[Item]) -> tuple[Frequency, Item | None]:
+    """Find the frequency of all, and the item that tells it."""
+    found = [(item, own) for item in items if (own := infer(item.seconds)) is not None and own.seconds]
+    if not found:
+        return Frequency(0.0), None
+    told, step = max(found, key=lambda pair: len(pair[0].seconds))
+    daily = [(item, own) for item, own in found if own.like(Frequency(DAY)) and len(item.seconds) >= FEW]
+    if step.workdays and daily:
+        told, step = daily[0]
+    return step, told
+
+
+def _follows(item: Item, most: int, own: Frequency | None, step: Frequency) -> bool:
+    """Can an item be read at the common frequency? `most` is the number of times of the one that tells it."""
+    if own is not None and (not own.seconds or step.like(own) or (own.workdays and step.like(Frequency(DAY)))):
+        return True
+    short = len(item.seconds) < FEW and 3 * len(item.seconds) <= most
+    places = step.places(item.seconds) if short else None
+    return places is not None and bool((np.diff(places) > 0).all())
+
+
+def _irregular(seconds: NDArray[np.float64]) -> str:
+    gaps = np.diff(seconds)
+    step = common(gaps)
+    odd = int(np.argmax(np.abs(gaps / step - np.rint(gaps / step))))
+    return (
+        f"times have no regular step (usually {step:g} s, but {gaps[odd]:g} s after {moment(seconds[odd])}): "
+        "resample to a regular step"
+    )
+
+
+def _completed(item: Item, frequency: Frequency) -> Item:
+    seconds = item.seconds
+    gaps = np.diff(seconds)
+    own = infer(seconds)
+    if not len(gaps) or (own is not None and frequency.like(own) and gaps.max() <= CALENDAR * gaps.min()):
+        return item
+    places = frequency.places(seconds)
     if places is None or places[-1] == len(places) - 1:
-        return Item(item.name, seconds, values), frequency
-    full = np.full((int(places[-1]) + 1, values.shape[1]), np.nan)
-    full[places] = values
+        return item
+    full = np.full((int(places[-1]) + 1, item.values.shape[1]), np.nan)
+    full[places] = item.values
     grid = np.concatenate([seconds[:1], frequency.after(float(seconds[0]), len(full) - 1)])
     grid[places] = seconds
-    return Item(item.name, grid, full), frequency
+    return Item(item.name, grid, full)
 
 
 def _clocks_set_back(twice: NDArray[np.float64], seconds: NDArray[np.float64]) -> bool:

@@ -185,6 +185,9 @@ def _check_horizon(
         if kind == "series" and not kinds.is_bundled(path) and files.ending(Path(path)) in (".json", ".jsonl"):
             raise ValueError("series of unequal length are read to be forecast; add a horizon (--horizon 24)")
         return
+    table = not kinds.is_bundled(path) and Path(path).is_file() and files.ending(Path(path)) in files.TABLES
+    if kind == "vectors" and table:
+        return  # no times, no rows, ...: who reads the series says what the table lacks
     if kind != "series":
         raise ValueError(f"{path}: horizon and context are for series, but this is {kind}; leave them out")
     if horizon is None:

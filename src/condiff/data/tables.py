@@ -46,11 +46,18 @@ class Table:
 
     @property
     def item(self) -> str | None:
-        """Column that says which series a row belongs to; None for a wide or plain table."""
+        """Column that says which series a row belongs to; None for a wide or plain table.
+
+        It is one that is named so (`ITEMS`), or the first of texts: if times repeat, or all its texts are one.
+        """
         if self.times is None:
             return None
-        known = [name for name in self.names if name.lower() in ITEMS]
-        return known[0] if known else next(iter(self.names), None)
+        known = next((name for name in self.names if name.lower() in ITEMS), None)
+        first = next(iter(self.names), None)
+        if known is not None or first is None:
+            return known
+        times = self.seconds[np.isfinite(self.seconds)]
+        return first if len(np.unique(times)) < len(times) or len(set(self.names[first])) == 1 else None
 
 
 def parse(path: Path, most: int | None = None) -> Table:

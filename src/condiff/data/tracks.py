@@ -138,20 +138,24 @@ def from_table(table: Table, *, known: Sequence[str] = (), name: str = "") -> Tr
         raise ValueError(f"{where}: no column of times; name one timestamp, with dates such as 2024-01-31 12:00")
     remarks: list[str] = []
     columns = [*table.numbers, *table.names]
+    # A text whose future is known does not tell series apart, unless it is named so.
+    names = {name: cells for name, cells in table.names.items() if name not in known or name.lower() in tables.ITEMS}
+    texts, table = table.names, replace(table, names=names)
     for asked in known:
         if asked not in columns:
             raise ValueError(f"{where}: no column {asked!r} to know in advance; there are {', '.join(columns)}")
         if asked == table.item:
             raise ValueError(f"{where}: {asked} names the series, so it is no condition; leave it out")
-    still, changing = _texts(table, known, where)
+    still, changing = _texts(table, texts, known, where)
     targets = [column for column in table.numbers if column not in known]
     named = [column for column in targets if column.lower() in TARGETS]
-    if table.item and len(named) == 1 and len(targets) > 1:
-        remarks.append(
-            f"{files.listed([c for c in targets if c != named[0]])} is not used: if its future is known, name it with "
-            "--condition"
-        )
+    if len(named) == 1 and (table.item or len(targets) == 1):
         targets = named
+    unused = [column for column in columns if column not in (*targets, *known, table.item)]
+    if unused:
+        remarks.append(
+            f"not used: {files.listed(unused)}; if the future of a column is known, name it with --condition"
+        )
     if not targets:
         raise ValueError(f"{where}: every numeric column is a condition; leave one to forecast")
     advance = [column for column in known if column in table.numbers]
@@ -183,6 +187,10 @@ def from_frame(frame: Any, *, known: Sequence[str] = (), name: str = "frame") ->
     Raises:
         ValueError: If it cannot be used; one line says what to mend.
     """
+    if getattr(frame.index, "nlevels", 1) > 1:  # item and time
+        frame = frame.reset_index()
+    if getattr(getattr(frame, "columns", None), "nlevels", 1) > 1:
+        raise ValueError(f"{name}: columns have several levels; join their names, such as shop/apples")
     timed = type(frame.index).__name__ in ("DatetimeIndex", "PeriodIndex")
     if type(frame.index).__name__ == "PeriodIndex":
         frame = frame.set_axis(frame.index.to_timestamp(), axis=0)
@@ -231,7 +239,9 @@ def from_entries(
             remarks.append("feat_dynamic_real is not used: name its rows to know them in advance")
         length = max(rows.shape[1] if taken else 0, len(values))
         seconds = np.concatenate([[start], frequency.after(start, length - 1)])
-        classes = {f"static{k}": str(code) for k, code in enumerate(entry.get("feat_static_cat", ()))}
+        classes = {f"static{k}": f"{float(code):g}" for k, code in enumerate(entry.get("feat_static_cat", ()))}
+        unread = [field for field in ("feat_dynamic_cat", "feat_static_real") if entry.get(field) is not None]
+        remarks += [f"{field} is not used: pass it as a row of feat_dynamic_real" for field in unread]
         features = rows[: len(taken)].T if taken else np.empty((length, 0))
         track = _trimmed(Track(label, seconds, values, features, classes))
         if track is None:
@@ -303,14 +313,14 @@ def _bundled(name: str, known: Sequence[str]) -> Tracks:
 
 
 def _texts(
-    table: Table, known: Sequence[str], where: str
+    table: Table, texts: Mapping[str, Sequence[str]], known: Sequence[str], where: str
 ) -> tuple[dict[str, dict[str, str]], dict[str, NDArray[np.float64]]]:
     """Split named columns of texts: what never changes within an item, and 0-1 columns of what does."""
     keys = table.names[table.item] if table.item else ("",) * table.num_rows
     still: dict[str, dict[str, str]] = {}
     changing: dict[str, NDArray[np.float64]] = {}
-    for column in (name for name in known if name in table.names):
-        cells = ["" if cell.lower() in MISSING else cell for cell in table.names[column]]
+    for column in (name for name in known if name in texts):
+        cells = ["" if cell.lower() in MISSING else cell for cell in texts[column]]
         seen: dict[str, set[str]] = {}
         for key, cell in zip(keys, cells, strict=True):
             seen.setdefault(key, set()).add(cell)
@@ -318,13 +328,13 @@ def _texts(
             for key, found in seen.items():
                 still.setdefault(key, {})[column] = next(iter(found - {""}))
             continue
-        texts = sorted(set(cells) - {""})
-        if len(texts) > MOST_CLASSES:
+        words = sorted(set(cells) - {""})
+        if len(words) > MOST_CLASSES:
             raise ValueError(
-                f"{where}: column {column} has {len(texts)} different texts, more than {MOST_CLASSES}; group them or "
+                f"{where}: column {column} has {len(words)} different texts, more than {MOST_CLASSES}; group them or "
                 "leave it out"
             )
-        for text in texts:
+        for text in words:
             changing[f"{column}={text}"] = np.array([float(cell == text) for cell in cells])
     return still, changing
 

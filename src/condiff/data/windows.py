@@ -14,7 +14,7 @@ from torch import Tensor
 from condiff.core.condition import Condition
 from condiff.data.batch import Dataset, Splits
 from condiff.data.columns import moments
-from condiff.data.frequency import DAY, Frequency, calendar
+from condiff.data.frequency import DAY, Frequency, calendar, moment
 from condiff.data.splits import PARTS
 from condiff.data.tracks import Track, Tracks
 
@@ -336,8 +336,8 @@ def windowed_tracks(
         if not good.any():
             why = "never changes before any" if len(places) and asked.any() else "has no value in any"
             raise ValueError(
-                f"{tracks.source}: no series is fit for the {PARTS[part]} part: what there is {why} of its windows; "
-                "add rows, or give a smaller --horizon"
+                f"{tracks.source}: no series is fit for the {PARTS[part]} part{_when(tracks.tracks, places)}: what "
+                f"there is {why} of its windows; add rows, or give a smaller --horizon"
             )
         parts.append(windows.where(good))
     facts: dict[str, object] = {
@@ -363,6 +363,14 @@ def windowed_tracks(
         )  # fmt: skip
 
     return Splits(*(dataset(windows, part) for part, windows in enumerate(parts)))
+
+
+def _when(tracks: Sequence[Track], places: NDArray[np.int64]) -> str:
+    """Say between which times horizons begin."""
+    if not len(places):
+        return ""
+    times = [float(tracks[number].seconds[at]) for number, at in places.tolist()]
+    return f" (horizons from {moment(min(times))} to {moment(max(times))})"
 
 
 def _held(length: int, horizon: int) -> int:
