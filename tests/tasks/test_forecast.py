@@ -11,10 +11,20 @@ from nn.nets import scrambled
 
 from condiff.data.frequency import DAY, Frequency
 from condiff.data.tracks import Track, Tracks
-from condiff.data.windows import windowed_tracks
+from condiff.data.windows import cut, windowed_tracks
 from condiff.recipes import series
 from condiff.tasks.baselines import Classical, LinearQuantile, SeasonalErrors, SeasonalNaive, has_classical
-from condiff.tasks.forecast import Trained, backtest, contest, fitting, forecast, held_out, row_bytes, window_of
+from condiff.tasks.forecast import (
+    Trained,
+    backtest,
+    contest,
+    fitting,
+    forecast,
+    held_out,
+    row_bytes,
+    rows_within,
+    window_of,
+)
 
 DAILY = Frequency(DAY)
 
@@ -75,6 +85,33 @@ def test_a_longer_horizon_goes_on_in_blocks_on_each_path(system):
     assert not torch.allclose(long[0, 0, 5:10], long[0, 1, 5:10])
 
 
+def test_windows_are_cut_as_they_are_needed(system, monkeypatch):
+    """A long horizon cuts a history for every draw: never more than a batch of them at a time."""
+    from condiff.tasks import forecast as module
+
+    most = []
+    monkeypatch.setattr(
+        module,
+        "cut",
+        lambda window, tracks, *rest, **more: most.append(len(tracks)) or cut(window, tracks, *rest, **more),
+    )
+    draws = forecast(Trained(system, memory=1), tracks_of(wavy(), wavy(90, 1)), horizon=9, num_samples=300).draws
+    _, cond = windowed_tracks(tracks_of(wavy()), window=window_of(system)).train.rows(torch.arange(1))
+    assert max(most) == rows_within(1, system, cond) < 300
+    few = forecast(Trained(system, memory=1000), tracks_of(wavy(), wavy(90, 1)), horizon=9, num_samples=300).draws
+    torch.testing.assert_close(draws, few, rtol=1e-5, atol=1e-4)
+
+
+def test_rows_within_a_budget(system):
+    _, cond = windowed_tracks(tracks_of(wavy()), window=window_of(system)).train.rows(torch.arange(1))
+    each = row_bytes(system, cond)
+    for memory in (1, 8, 100):
+        rows = rows_within(memory, system, cond)
+        assert rows == 4096 or 0.3 < rows * each / (memory * 2**20) < 1
+        assert rows_within(memory, system, cond, gradients=True) <= max(rows / 2.9, 1) or rows == 4096
+    assert rows_within(100_000, system, cond) == 4096
+
+
 def test_progress_counts_every_draw(system):
     seen = []
     made = Trained(system, progress=lambda done, total: seen.append((done, total)))
@@ -101,6 +138,23 @@ def test_runs_of_missing_values_and_short_histories_give_finite_forecasts(system
         draws = forecast(system, tracks_of(row), num_samples=3).draws
         assert bool(draws.isfinite().all())
         assert float(draws.std(1).mean()) > 0
+
+
+def test_where_nothing_is_in_sight_the_whole_series_tells_the_scale(system):
+    """A gap longer than the window and its lags, before an origin and within a series."""
+    sight = window_of(system).reach + window_of(system).length
+    values = np.r_[1000.0 + wavy(60), np.full(3 * sight, np.nan), 1000.0 + wavy(60)]
+    holes, draws = Trained(system).fill(tracks_of(values).tracks[0], num_samples=20)
+    middle = draws[:, len(holes) // 2]
+    known = values[~np.isnan(values)]
+    assert abs(float(middle.mean()) - known.mean()) < 3 * known.std()
+    assert 0.1 * known.std() < float(middle.std()) < 4 * known.std()
+    before = tracks_of(values[: 60 + 2 * sight])
+    ahead = Trained(system)(before.tracks, 5, num_samples=20, seed=0)
+    assert abs(float(ahead.mean()) - known[:60].mean()) < 3 * known.std()
+    assert float(ahead.std(1).min()) > 0.1 * known.std()
+    before.tracks[0].values[-1] = 5000.0  # a single value in sight is no scale either, and no constant
+    assert float(Trained(system)(before.tracks, 5, num_samples=20, seed=0).std(1).min()) > 0
 
 
 def test_gaps_are_filled_within_and_the_rest_is_left(system):

@@ -135,7 +135,8 @@ def cut(window: Window, tracks: Sequence[Track], origins: NDArray[np.int64], *, 
         window: How.
         tracks: The series; times and what is known must reach to the end of every window.
         origins: (N, 2): number of the track, and the step at which the horizon begins.
-        upto: Steps of reach and window that mean and deviation are taken over; those before the horizon if None.
+        upto: Steps of reach and window that mean and deviation are taken over; those before the horizon if None. Where
+            fewer than two of them are known, the whole history before the horizon (or the whole series) is taken.
 
     Returns: N windows. What lies before the first value of a series, and after its last, is missing.
     """
@@ -163,6 +164,9 @@ def cut(window: Window, tracks: Sequence[Track], origins: NDArray[np.int64], *, 
         changes = scale > 0
         scale = np.where(changes, np.where(size > 0, size, _mean_size(before)), 0.0)
         centre = np.where(changes, 0.0, centre)
+    for row in np.flatnonzero(seen.sum(1) < 2).tolist():  # too little in sight: the whole history tells the scale
+        past = tracks[origins[row, 0]].values[: origins[row, 1] if upto is None else None]
+        centre[row], scale[row] = _scale(past[~np.isnan(past)], window.scaling)
     classes = {}
     for name, labels in window.labels.items():
         number_of = {label: place for place, label in enumerate(labels)}
@@ -177,6 +181,15 @@ def cut(window: Window, tracks: Sequence[Track], origins: NDArray[np.int64], *, 
         _stacked(advance, order, (len(window.known), length)),
         classes,
     )
+
+
+def _scale(known: NDArray[np.float64], scaling: str) -> tuple[float, float]:
+    """Centre and scale of known values (n,); scale 0 if they never change."""
+    if not len(known):
+        return 0.0, 0.0
+    if np.ptp(known) == 0:
+        return float(known[0]), 0.0
+    return (0.0, float(np.abs(known).mean())) if scaling == "mean" else (float(known.mean()), float(known.std()))
 
 
 def _mean_size(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -29,6 +29,9 @@ Progress = Callable[[int, int], None]
 MEMORY = 512
 """Default budget of a forecast's working memory in MiB."""
 
+RESERVE = 24
+"""MiB of it that libraries take once, measured; smaller budgets keep half."""
+
 MOST_ROWS = 4096
 """Most draws at a time: larger batches are no faster."""
 
@@ -114,27 +117,27 @@ class Trained:
             raise ValueError(f"a forecast needs a horizon and draws of at least 1, got {horizon} and {num_samples}")
         blocks = -(-horizon // window.horizon)
         ends = [extended(track, window, blocks) for track in tracks]
-        made: list[NDArray[np.float64]] = []
+        made = np.empty((len(tracks), num_samples, 0))
         total, done = blocks * len(tracks) * num_samples, 0
         for block in range(blocks):
-            if block == 0:  # all draws of a series go on from one history
-                places = np.array([[number, len(track)] for number, track in enumerate(ends)])
-                windows, repeat = cut(window, ends, places), num_samples
-            else:
-                paths = [
-                    replace(track, values=np.concatenate([track.values, *(part[w, k] for part in made)]))
-                    for w, track in enumerate(ends)
-                    for k in range(num_samples)
-                ]
-                places = np.array([[number, len(track)] for number, track in enumerate(paths)])
-                windows, repeat = cut(window, paths, places), 1
-            parts = []
-            for part in self._draw(window, windows, repeat, num_samples, window.context, key(seed, "block", block)):
-                parts.append(part[:, window.context :])
+            # All draws of a series begin with one history, and go on each from its own.
+            repeat = 1 if block else num_samples
+
+            def windows(start: int, stop: int, made: NDArray[np.float64] = made, repeat: int = repeat) -> Cut:
+                paths = []
+                for row in range(start, stop):
+                    w, k = divmod(row * repeat, num_samples)
+                    paths.append(replace(ends[w], values=np.concatenate([ends[w].values, made[w, k]])))
+                return cut(window, paths, np.array([[number, len(path)] for number, path in enumerate(paths)]))
+
+            parts, rows = [], len(tracks) * num_samples
+            for part in self._draw(windows, rows, repeat, num_samples, window.context, key(seed, "block", block)):
+                parts.append(part[:, window.context :].copy())
                 done += len(part)
                 self.progress(done, total)
-            made.append(np.concatenate(parts).reshape(len(tracks), num_samples, window.horizon))
-        return torch.from_numpy(np.concatenate(made, 2)[:, :, :horizon])
+            ahead = np.concatenate(parts).reshape(len(tracks), num_samples, window.horizon)
+            made = np.concatenate([made, ahead], 2)
+        return torch.from_numpy(made[:, :, :horizon])
 
     def fill(self, track: Track, *, num_samples: int = 100, seed: int = 0) -> tuple[NDArray[np.int64], Tensor]:
         """Draw what is missing within a series, from what surrounds it.
@@ -161,9 +164,12 @@ class Trained:
         used, place = np.unique(home, return_inverse=True)
         whole = replace(track, seconds=_times(track.seconds, window.frequency, last + length))
         places = np.stack([np.zeros(len(used), np.int64), starts[used] + window.context], 1)
-        windows = cut(window, [whole], places, upto=window.reach + length)
+
+        def windows(start: int, stop: int) -> Cut:
+            return cut(window, [whole], places[start:stop], upto=window.reach + length)
+
         parts, done, total = [], 0, len(used) * num_samples
-        for part in self._draw(window, windows, num_samples, num_samples, length, key(seed, "fill")):
+        for part in self._draw(windows, total, num_samples, num_samples, length, key(seed, "fill")):
             parts.append(part)
             done += len(part)
             self.progress(done, total)
@@ -186,19 +192,23 @@ class Trained:
 
     @torch.no_grad()
     def _draw(
-        self, window: Window, windows: Cut, repeat: int, num_samples: int, shown: int, seed: int
+        self, windows: Callable[[int, int], Cut], rows: int, repeat: int, num_samples: int, shown: int, seed: int
     ) -> Iterator[NDArray[np.float64]]:
-        """Draw every window `repeat` times, (rows, L) in the units of the series, as many rows at a time as fit."""
-        data, seen = laid_out(window, windows, shown=shown)
-        system = evaluating(self.system)
-        solver = self.chosen()
+        """Draw rows, `repeat` of every window, (rows, L) in the units of the series, as many at a time as fit.
+
+        Windows are cut as they are needed: `windows(start, stop)` returns those of these numbers.
+        """
+        window, system, solver = window_of(self.system), evaluating(self.system), self.chosen()
         grid = system.grid(system.num_steps if self.num_steps is None else self.num_steps)
-        flat = windows.scale == 0
-        rows = len(data) * repeat
-        size = min(MOST_ROWS, max(1, int(self.memory * 2**20 / row_bytes(system, seen))))
+        size = rows_within(
+            self.memory, system, laid_out(window, windows(0, 1), shown=shown)[1], gradients=guides(solver)
+        )
         for start in range(0, rows, size):
             index = torch.arange(start, min(start + size, rows))
-            which = index // repeat
+            first = start // repeat
+            found = windows(first, int(index[-1]) // repeat + 1)
+            seen = laid_out(window, found, shown=shown)[1]
+            which = index // repeat - first
             series, draw = index // num_samples, index % num_samples
             given = seen.rows(which)
             if "level" in system.schema:  # a guided system spreads its draws over the quantiles
@@ -215,9 +225,8 @@ class Trained:
             out = system.codec.decode(x, given)[:, 0].double().numpy()
             if not np.isfinite(out).all():
                 raise RuntimeError("some draws are not finite; train longer, or use more --steps or another --solver")
-            at = which.numpy()
-            out = np.where(flat[at][:, None], 0.0, out)
-            yield out * windows.scale[at][:, None] + windows.centre[at][:, None]
+            scale, centre = found.scale[which.numpy()][:, None], found.centre[which.numpy()][:, None]
+            yield np.where(scale > 0, out, 0.0) * scale + centre
 
 
 @final
@@ -362,6 +371,19 @@ def held_out(tracks: Tracks, window: Window, horizon: int | None = None) -> NDAr
     return origins(tracks.tracks, replace(window, horizon=horizon or window.horizon), 2)
 
 
+def rows_within(memory: int, system: System[Any, Any], cond: Condition, *, gradients: bool = False) -> int:
+    """Count the rows that a network may compute at a time within so many MiB of working memory, at least one.
+
+    Args:
+        memory: MiB.
+        system: Whose network.
+        cond: Condition of one row or more.
+        gradients: With gradients a network keeps about three times what it computes.
+    """
+    room = max(memory - RESERVE, memory / 2) * 2**20
+    return min(MOST_ROWS, max(1, int(room / (1.1 * row_bytes(system, cond) * (3 if gradients else 1)))))
+
+
 def row_bytes(system: System[Any, Any], cond: Condition) -> int:
     """Measure the bytes of all that a network computes for one row: a bound of its working memory without gradients."""
     found = 0
@@ -393,6 +415,8 @@ def row_bytes(system: System[Any, Any], cond: Condition) -> int:
 def extended(track: Track, window: Window, blocks: int) -> Track:
     """Cut a history to what a window can see, and its times and what is known of them to whole blocks."""
     keep = min(len(track), window.reach + window.context)
+    if (~np.isnan(track.values[len(track) - keep :])).sum() < 2:
+        keep = len(track)  # what is in sight does not tell the scale
     stop = len(track) + blocks * window.horizon
     first = len(track) - keep
     known = track.known[first:stop]

@@ -24,7 +24,7 @@ from condiff.guidance.energy import Energy
 from condiff.guidance.observed import FLAGS, LEVEL, OBSERVED, Pinball
 from condiff.nn.lookback import observations
 from condiff.process.gaussian import Gaussian
-from condiff.tasks.forecast import MEMORY, MOST_DRAWS, MOST_ROWS, Forecaster, Progress, extended, row_bytes, window_of
+from condiff.tasks.forecast import MEMORY, MOST_DRAWS, Forecaster, Progress, extended, rows_within, window_of
 from condiff.tasks.generate import evaluating
 
 
@@ -191,8 +191,7 @@ class Refined:
         centre, scale = (torch.from_numpy(part)[:, None] for part in (windows.centre, windows.scale))
         system = evaluating(self.system)
         out, rows = draws.flatten(0, 1).clone(), len(tracks) * num_samples
-        # With gradients a network keeps about three times what it computes.
-        size = min(MOST_ROWS, max(1, int(self.memory * 2**20 / (3 * row_bytes(system, seen)))))
+        size = rows_within(self.memory, system, seen, gradients=True)
         for start in range(0, rows, size):
             index = torch.arange(start, min(start + size, rows))
             which, draw = index // num_samples, index % num_samples
