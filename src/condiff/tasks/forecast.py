@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 MEMORY = 512
 """Default budget of a forecast's working memory in MiB."""
 
-RESERVE = 24
+RESERVE = 32
 """MiB of it that libraries take once, measured; smaller budgets keep half."""
 
 MOST_ROWS = 4096
