@@ -92,6 +92,20 @@ def test_what_no_token_spells_is_refused_when_typed(other, capsys):
     assert kind == "bpe" or ("'Ж'" in error and error.count("\n") == 1)
 
 
+def test_packed_records_train_sample_and_are_evaluated_packed(tmp_path, capsys):
+    story = "the quick brown fox jumps over the lazy dog number"
+    (tmp_path / "my.jsonl").write_text("\n".join(json.dumps({"text": f"{story} {n}"}) for n in range(300)))
+    out = tmp_path / "run"
+    words = ["train", "--pack", str(tmp_path / "my.jsonl"), "--length", "32", "--out", str(out), *FAST]
+    assert main(words) == 0
+    assert main(["sample", str(out), "-n", "2", "--steps", "2"]) == 0
+    capsys.readouterr()
+    assert main(["eval", str(out), "-n", "12", "--json"]) == 0
+    metrics = {m["name"]: m["value"] for m in json.loads(capsys.readouterr().out)["metrics"]}
+    assert metrics["bits_per_byte"] > metrics["bits_per_token"]  # ends cost bits and are no bytes
+    assert metrics["known_words_held_out"] == 1.0
+
+
 def test_a_vocabulary_is_for_tokens_that_are_learned(tmp_path, capsys):
     (tmp_path / "a.txt").write_text("abc " * 2000)
     assert main(["train", str(tmp_path / "a.txt"), "--vocab-size", "300", "--out", str(tmp_path / "r")]) == 2

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import json
 import lzma
 import struct
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from condiff.data import corpus, read
 from condiff.data.inspect import inspect
@@ -301,15 +305,89 @@ def test_a_folder_named_like_a_bundled_set_is_reached_by_its_path(
 def test_picture_conditions_must_share_the_grid(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     images = np.zeros((5, 6, 6), np.uint8)
-    for given, message in (
+    for array, message in (
         (np.zeros((5, 5, 6), np.uint8), r"array map has the grid \(5, 6\), but images has"),
         (np.full((5, 6, 6), np.nan), "array map"),
         (np.full((5, 6, 6), -7.0), "array map"),
     ):
-        np.savez(path, images=images, map=given)
+        np.savez(path, images=images, map=array)
         assert any("array map" in problem for problem in inspect(path).problems)
         with pytest.raises(ValueError, match=message):
             read(path)
     np.savez(path, images=images, map=np.ones((5, 6, 6, 2)))
     assert inspect(path).good
     assert read(path).train.conditions["map"].shape[1:] == (2, 6, 6)
+
+
+def test_packing_lays_texts_one_after_another_with_an_end_between() -> None:
+    rows = [np.array(row, np.int16) for row in ([1, 2, 3], [4], [5, 6])]
+    assert corpus.packed(rows, 4, 4, 9).tolist() == [[1, 2, 3, 9], [4, 9, 5, 6]]  # the last end is a partial window
+    assert corpus.packed(rows, 3, 2, 9).tolist() == [[1, 2, 3], [3, 9, 4], [4, 9, 5], [5, 6, 9]]
+    assert corpus.packed(rows[:1], 5, 5, 9).shape == (0, 5)
+    assert corpus.packed([], 5, 5, 9).shape == (0, 5)
+
+
+@given(st.lists(st.lists(st.integers(0, 8), max_size=9), max_size=6), st.integers(1, 5), st.integers(1, 6))
+@settings(deadline=None, max_examples=50)
+def test_no_window_joins_two_texts_without_an_end(texts: list[list[int]], length: int, stride: int) -> None:
+    """Texts whose number is in the id: within a window the number changes only across an end."""
+    rows = [np.array([10 * (k + 1) + token for token in text], np.int16) for k, text in enumerate(texts)]
+    whole = corpus.packed(rows, length, stride, 9)
+    if stride == 1 and len(whole):
+        assert np.concatenate([whole[0], *whole[1:, -1:]]).tolist() == [t for row in rows for t in (*row.tolist(), 9)]
+    for window in whole.tolist():
+        for left, right in pairwise(window):
+            assert left // 10 == right // 10 or 9 in (left, right)
+    filled = corpus.windows(rows, length, stride, 9)
+    for window in filled.tolist():
+        assert len({token // 10 for token in window if token != 9}) <= 1
+        assert 9 not in window[: len(window) - window.count(9)]  # ends only behind the text
+    if stride <= length:
+        assert {t for row in rows for t in row.tolist()} == set(filled.flatten().tolist()) - {9}  # nothing is lost
+    assert len(corpus.windows(rows, length, stride)) == sum(
+        len(range(0, len(row) - length + 1, stride)) for row in rows
+    )
+
+
+def test_files_and_records_are_packed_on_demand(tmp_path: Path) -> None:
+    stories = {f"{n:02d}": f"<{n:02d} tells {'x' * n}>" for n in range(40)}
+    folder = tmp_path / "stories"
+    folder.mkdir()
+    for name, story in stories.items():
+        (folder / f"{name}.txt").write_text(story)
+    lines = "\n".join(json.dumps({"text": story}) for story in stories.values())
+    (tmp_path / "stories.jsonl").write_text(lines)
+    for place in (folder, tmp_path / "stories.jsonl"):
+        splits = read(place, length=12, pack=True)
+        assert splits.train.meta["packed"]
+        assert splits.train.meta["read"] == {"length": 12, "pack": True}
+        seen = set()
+        for part in (splits.train, splits.validation, splits.test):
+            line = part.data.flatten().tolist()
+            told = bytes(10 if token == corpus.PAD else token for token in line).decode().split("\n")
+            assert set(told[:-1]) <= set(stories.values())  # every end is where a story ends, in order and whole
+            assert not seen & set(told[:-1])
+            seen |= set(told[:-1])
+        assert len(seen) >= 35
+    rows = read(tmp_path / "stories.jsonl", length=64).train
+    assert all(corpus.text(row.numpy()) in stories.values() for row in rows.data)
+    windows = read(folder, length=12).train
+    assert int((windows.data == corpus.PAD).any(1).sum()) >= 30  # the rest of a story is filled up, not thrown away
+    assert all(corpus.text(row.numpy()) for row in windows.data)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"one text " * 400, "three texts or more, .* but there is 1"),
+        ("a.tsv", b"a\tb\n" * 30, "cannot be conditioned on input"),
+        ("a.jsonl", b'{"text": "a", "label": "x"}\n' * 30, "cannot be conditioned on label"),
+        ("a.jsonl", b'{"text": "a"}\n' * 30, "no window of 256 bytes fits .*all texts there: "),
+        ("a.csv", b"a,b\n1,2\n", "packing are for text"),
+    ],
+)
+def test_what_cannot_be_packed_is_explained(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read(tmp_path / name, pack=True)
+    assert "\n" not in str(caught.value)

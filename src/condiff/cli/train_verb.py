@@ -53,7 +53,8 @@ def _parser(recipe: str | None) -> Parser:
         "--vocab-size", type=positive, metavar="N", help="tokens to learn: bpe [1024], characters [all]"
     )
     taken = {"data", "out", "seed", "resume", "device", "json", "condition", "lags", *_DATA_OPTIONS}
-    taken |= {"tokens", "vocab_size"}
+    parser.add_argument("--pack", action="store_true", help="lay several texts one after another, an end behind each")
+    taken |= {"tokens", "vocab_size", "pack"}
     add_options(parser, "training", training_options(recipe), taken)
     add_options(parser, "recipe", own, taken)
     return parser
@@ -81,13 +82,13 @@ def _target(word: str) -> tuple[str, str | None]:
 
 
 def _first_word(words: list[str]) -> str | None:
-    """Return the word that is neither a flag nor a flag's value; every flag takes one, but for these three."""
+    """Return the word that is neither a flag nor a flag's value; every flag takes one, but for these."""
     takes_value = False
     for word in words:
         if takes_value:
             takes_value = False
         elif word.startswith("-") and word != "-":
-            takes_value = "=" not in word and word not in ("--resume", "--json", "--help", "-h")
+            takes_value = "=" not in word and word not in ("--resume", "--json", "--pack", "--help", "-h")
         else:
             return word
     return None
@@ -132,6 +133,8 @@ def run(words: list[str]) -> int:
         tokens = _tokens(arguments.tokens, arguments.vocab_size)
         if tokens is not None:
             given["tokens"] = tokens
+        if arguments.pack:
+            given["pack"] = True
         splits = read(data, **{**recipe.reads, **given}, conditions=_conditions(arguments.condition, recipe, user))
     except (FileNotFoundError, ValueError) as error:
         raise UsageError(str(error)) from error

@@ -86,6 +86,34 @@ def padded(texts: Sequence[str], length: int, alphabet: Alphabet = BYTES) -> tup
     return out, cut
 
 
+def windows(rows: Sequence[NDArray[np.int16]], length: int, stride: int, fill: int | None = None) -> NDArray[np.int16]:
+    """Cut rows of ids into windows that each lie within one row, int16 (N, length).
+
+    Args:
+        rows: Ids of every text, (L,) each.
+        length: Tokens of a window.
+        stride: Tokens from one window to the next.
+        fill: What the rest of a row, shorter than a window, is filled up with; None leaves the rest out.
+    """
+    cut = []
+    for row in rows:
+        if fill is not None and len(row):
+            short = -(-max(len(row) - length, 0) // stride) * stride + length - len(row)
+            row = np.concatenate([row, np.full(short, fill, np.int16)])
+        if len(row) >= length:
+            cut.append(np.lib.stride_tricks.sliding_window_view(row, length)[::stride])
+    return np.concatenate(cut) if cut else np.empty((0, length), np.int16)
+
+
+def packed(rows: Sequence[NDArray[np.int16]], length: int, stride: int, end: int) -> NDArray[np.int16]:
+    """Lay rows of ids one after another, each with its end behind it, and cut windows, int16 (N, length).
+
+    A window may hold several texts, never two without an end between them. The last, partial window is left out.
+    """
+    line = [part for row in rows for part in (row, np.array([end], np.int16))]
+    return windows([np.concatenate(line)] if line else [], length, stride)
+
+
 def _folder(path: Path) -> Corpus:
     paths = [place for place in sorted(path.rglob("*")) if place.is_file() and files.ending(place) == ".txt"]
     paths = [place for place in paths if not any(part.startswith(".") for part in place.relative_to(path).parts)]

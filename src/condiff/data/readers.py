@@ -41,6 +41,7 @@ def read(
     scaling: str | None = None,
     conditions: Sequence[str] = (),
     tokens: Alphabet | Learned | None = None,
+    pack: bool = False,
 ) -> Splits:
     """Read a folder of images or text, a CSV, NPZ or text file, or a bundled set by its name.
 
@@ -62,6 +63,9 @@ def read(
             are named here; a named one may have empty cells, which mean "not known".
         tokens: Of text: an alphabet such as one read off a checkpoint, or what learns one from the training part, such
             as `Characters.fit` or `BytePairs.fit`. None is bytes.
+        pack: Of several texts (a folder, JSON lines): lay them one after another, an end behind each, and cut windows
+            through all of them. Otherwise a record is one example, cut at the length, and windows of a file lie within
+            it; what is shorter than an example is filled up with ends, which are learned like any token.
 
     Returns: The three parts, with statistics of the training part in `meta`.
 
@@ -75,8 +79,8 @@ def read(
         _check_horizon(path, kind, length, horizon, context)
         if horizon is None and (lags is not None or scaling is not None):
             raise ValueError("lags and scaling are for windows of a horizon; add a horizon (--horizon 24)")
-        if kind != "text" and tokens is not None:
-            raise ValueError(f"{path}: tokens are for text, but this is {kind}; leave them out")
+        if kind != "text" and (tokens is not None or pack):
+            raise ValueError(f"{path}: tokens and packing are for text, but this is {kind}; leave them out")
         if horizon is not None:
             tracks = read_tracks(path, known=conditions)
             splits = windowed_tracks(
@@ -88,7 +92,7 @@ def read(
                 stride=stride,
             )
         else:
-            splits = _read(path, kind, resolution, channels, length, stride, tuple(conditions), tokens)
+            splits = _read(path, kind, resolution, channels, length, stride, tuple(conditions), tokens, pack)
             _check_conditions(conditions, list(splits.train.conditions))
     except ValueError as error:
         if str(path) in str(error):
@@ -101,6 +105,8 @@ def read(
     asked: dict[str, object] = {name: value for name, value in options.items() if value is not None}
     if conditions:
         asked["conditions"] = list(conditions)
+    if pack:
+        asked["pack"] = True
     if not asked:
         return splits
     # What was asked for travels with the data, so that an evaluation reads them the same way.
@@ -137,8 +143,11 @@ def _read(
     stride: int | None,
     conditions: tuple[str, ...],
     tokens: Alphabet | Learned | None,
+    pack: bool,
 ) -> Splits:
     if kinds.is_bundled(path):
+        if pack:
+            raise ValueError(f"{path}: only files of your own are packed; leave it out")
         return _bundled(str(path), length, stride, tokens)
     place = Path(path)
     if place.is_dir() and kind == "images":
@@ -146,7 +155,7 @@ def _read(
     if files.ending(place) in files.ARRAYS:
         return _array_file(place)
     if kind == "text":
-        return _texts(place, length, stride, tokens)
+        return _texts(place, length, stride, tokens, pack)
     if kind == "series":
         return _series_table(place, length, stride)
     return _vector_table(place, conditions)
@@ -390,43 +399,62 @@ def _array_file(place: Path) -> Splits:
     return array_file(found)
 
 
-def _texts(place: Path, length: int | None, stride: int | None, tokens: Alphabet | Learned | None) -> Splits:
+def _texts(
+    place: Path, length: int | None, stride: int | None, tokens: Alphabet | Learned | None, pack: bool
+) -> Splits:
     found = corpus.scan(place)
     _stop(place, found.problems)
     size = length or TEXT_LENGTH
-    if found.rows:
+    if pack:
+        _check_packable(place, found)
+    elif found.rows:
         return _text_rows(place, found, size, stride, tokens)
+    several = pack or len(found.texts) >= 3 or bool(found.parts)
     pieces: list[list[str]] = [[], [], []]
-    if len(found.texts) < 3 and not found.parts:
+    if several:
+        codes, rule = _parts(list(found.names), found.parts)
+        for text, code in zip(found.texts, codes.tolist(), strict=True):
+            pieces[code].append(text)
+    else:
         rule = "position in the text, 90/5/5"
         for text in found.texts:
             edges = (0, *splits.borders(len(text), 0.9, 0.05), len(text))
             for code in range(3):
                 pieces[code].append(text[edges[code] : edges[code + 1]])
-    else:
-        codes, rule = _parts(list(found.names), found.parts)
-        for text, code in zip(found.texts, codes.tolist(), strict=True):
-            pieces[code].append(text)
     alphabet = settled(tokens, pieces[TRAIN])
-    windows, codes_of = [], []
+    cut, step = [], stride or size
     for code, texts in enumerate(pieces):
         rows = [alphabet.encode(text) for text in texts]
-        cut_rows = [
-            np.lib.stride_tricks.sliding_window_view(row, size)[:: stride or size] for row in rows if len(row) >= size
-        ]
-        if not cut_rows:
-            longest = max((len(row) for row in rows), default=0)
+        # A part of one text does not end where it was cut off, so there is nothing to fill it up with.
+        whole = alphabet.end if several else None
+        cut.append(corpus.packed(rows, size, step, alphabet.end) if pack else corpus.windows(rows, size, step, whole))
+        if not len(cut[-1]):
+            most = sum(map(len, rows)) if pack else max(map(len, rows), default=0)
+            held = f"{'all texts' if pack else 'longest text'} there: {most} {alphabet.unit}s"
             raise ValueError(
-                f"{place}: no window of {size} {alphabet.unit}s fits into the {PARTS[code]} part (longest text there: "
-                f"{longest} {alphabet.unit}s); give a smaller length or more text"
+                f"{place}: no window of {size} {alphabet.unit}s fits into the {PARTS[code]} part ({held}); "
+                "give a smaller length or more text"
             )
-        windows += cut_rows
-        codes_of += [code] * sum(map(len, cut_rows))
-    meta = {"source": str(place), **described(alphabet, size), "split_rule": rule, "stride": stride or size}
-    data = np.concatenate(windows)
-    return build(
-        torch.from_numpy(data), Conditions(), np.array(codes_of, np.int8), name=place.name, kind="text", meta=meta
-    )
+    meta: dict[str, object] = {"source": str(place), **described(alphabet, size), "split_rule": rule, "stride": step}
+    if pack:
+        meta["packed"] = True
+    codes_of = np.repeat(np.arange(3, dtype=np.int8), [len(part) for part in cut])
+    data = torch.from_numpy(np.concatenate(cut))
+    return build(data, Conditions(), codes_of, name=place.name, kind="text", meta=meta)
+
+
+def _check_packable(place: Path, found: corpus.Corpus) -> None:
+    if found.inputs or found.cells:
+        given = [*(["input"] if found.inputs else []), *(found.cells or {})]
+        raise ValueError(
+            f"{place}: a packed window holds several texts, so it cannot be conditioned on {files.listed(given)}; "
+            "remove these fields, or do not pack"
+        )
+    if len(found.texts) < 3:
+        raise ValueError(
+            f"{place}: packing is for three texts or more, a folder of files or JSON lines, but there "
+            f"{'is' if len(found.texts) == 1 else 'are'} {len(found.texts)}; do not pack"
+        )
 
 
 def _text_rows(
