@@ -40,6 +40,7 @@ def reader(tmp_path_factory):
     (folder / "measurements.csv").write_text("\n".join(lines) + "\n")
     (folder / "book.txt").write_text("In the beginning was the word, and the word was long. " * 200)
     (folder / "pairs.tsv").write_text("\n".join(f"verse {k} saith\tverse {k} says" for k in range(100)))
+    (folder / "stories.jsonl").write_text("\n".join(f'{{"text": "once there was story {k}"}}' for k in range(100)))
     days = np.datetime64("2024-01-01") + np.arange(160)
     lines = ["item_id,timestamp,target,price,region"]
     for item, size, region in (("apples", 100, "north"), ("pears", 40, "south")):
