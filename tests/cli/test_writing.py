@@ -80,6 +80,7 @@ def test_every_verb_works_with_characters_and_pieces(other, tmp_path, capsys):
     # Hardly trained, a token is uniform: a character is nearly a byte, a piece is several.
     assert metrics["bits_per_token"]["unit"] == f"bits/{tokens['unit']}"
     ratio = metrics["bits_per_token"]["value"] / metrics["bits_per_byte"]["value"]
+    assert f"known_words_chance_{tokens['unit']}s" in metrics or kind == "bpe"
     assert (2.0 < ratio) if kind == "bpe" else (1.0 < ratio < 1.1)
     assert main(["bench", "solvers", str(run), "--calls", "2", "--solvers", "ordered", "-n", "10", "--json"]) in (0, 2)
 
@@ -139,6 +140,14 @@ def test_eval_reads_the_text_as_training_did(run, capsys):
     assert metrics["bits_per_byte"]["value"] == pytest.approx(metrics["bits_per_token"]["value"])
     assert metrics["known_words_held_out"]["value"] == 1.0
     assert metrics["known_words_chance"]["value"] < 0.5
+    judged = {name: m for name, m in metrics.items() if name.startswith("generative_perplexity")}
+    assert len(judged) == 3
+    assert all(m["details"]["entropy"] > 0.0 for m in judged.values())  # never one without the other
+    assert judged["generative_perplexity_held_out"]["value"] < judged["generative_perplexity_chance"]["value"]
+    assert main(["eval", str(run), "-n", "10", "--quick"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "generative_perplexity" in line]
+    assert len(lines) == 3
+    assert all("entropy" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +183,7 @@ def test_prompts_are_for_text_systems(tmp_path, capsys):
 )
 def test_bad_text_files_get_one_line(tmp_path, content, message, capsys):
     (tmp_path / "bad.txt").write_bytes(content)
-    assert main(["train", str(tmp_path / "bad.txt"), "--length", "32", "--out", str(tmp_path / "r"), *FAST]) == 1
+    assert main(["train", str(tmp_path / "bad.txt"), "--length", "32", "--out", str(tmp_path / "r"), *FAST]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert not (tmp_path / "r").exists()

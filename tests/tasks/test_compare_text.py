@@ -8,14 +8,17 @@ import torch
 import condiff
 from condiff.cli.main import main
 from condiff.data import read
+from condiff.data.verses import table
 from condiff.evaluate.metric import Metric
 from condiff.recipes import ctrldiff, radd
 from condiff.tasks.compare_text import TextPoint, fewest, text_quality
 
 
 @pytest.fixture(scope="module")
-def splits():
-    return read("kjv", length=24)
+def splits(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "genesis.txt"
+    path.write_text("\n".join(verse.kjv for verse in table()[:1500]))
+    return read(path, length=24)
 
 
 def babbler(splits):
@@ -29,15 +32,17 @@ def babbler(splits):
 
 
 def test_points_have_their_calls_their_words_and_their_entropy(splits):
-    points, held, entropy = text_quality(babbler(splits), splits, calls=(2, 24), num_samples=24)
+    points, held = text_quality(babbler(splits), splits, calls=(2, 24), num_samples=24)
     assert [(p.solver, p.calls) for p in points] == [("ordered", 2), ("ordered", 24), ("ddim", 2), ("ddim", 24)]
     assert all(0.0 <= p.known.value < 0.9 for p in points)
-    assert held.value > 0.9
-    assert all(abs(p.entropy - entropy) < 0.6 for p in points)
+    assert held.known.value > 0.9
+    assert all(abs(p.entropy - held.entropy) < 0.6 for p in points)
+    assert all(p.perplexity.value > 2 * held.perplexity.value for p in points)  # letters by chance are not likely
 
 
 def point(calls, value, low):
-    return TextPoint("ordered", calls, Metric("known_words", value, (low, 1.0), 9, "", "fraction", 0, {}), 4.0)
+    words = Metric("known_words", value, (low, 1.0), 9, "", "fraction", 0, {})
+    return TextPoint("ordered", calls, words, Metric("p", 5.0, (4.0, 6.0), 9, "", "", 0, {"entropy": 4.0}))
 
 
 def test_the_fewest_calls_within_the_best_ones_interval_are_recommended():
@@ -57,7 +62,10 @@ def test_a_text_run_is_benched_from_the_command_line(splits, tmp_path, capsys):
     assert facts["recommendation"]["calls"] in (2, 4)
     assert json.loads((tmp_path / "bench_solvers.json").read_text()) == facts
     assert main(words) == 0
-    assert "recommended: ordered" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "recommended: ordered" in out
+    assert "perplexity a byte" in out
+    assert "entropy" in out
 
 
 def test_systems_in_blocks_are_told_apart(splits):

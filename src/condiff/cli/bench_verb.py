@@ -32,8 +32,9 @@ def _parser() -> Parser:
         description="Compare what a trained run can do.\n\nkinds:\n" + kinds + "\n\n"
         "Every solver that suits the system gets the same numbers of network calls. A deterministic one is judged by\n"
         "the distance of its samples to a fine solution from the same noise, and every one by the Frechet distance\n"
-        "to held-out data. Text is judged by the share of its words that the training text has, with its entropy\n"
-        "beside it. The table, bench_solvers.json and, with the extra [plot], bench_solvers.png go into RUN.",
+        "to held-out data. Text is judged by the share of its words that the training text has and its perplexity\n"
+        "under runs of bytes counted there, never without its entropy. The table, bench_solvers.json and, with the\n"
+        "extra [plot], bench_solvers.png go into RUN.",
     )
     parser.add_argument("kind", metavar="KIND", help="what to compare: solvers")
     parser.add_argument("run", metavar="RUN", nargs="?", help="run folder, checkpoint folder or .safetensors file")
@@ -139,7 +140,7 @@ def _text(
     with usage():
         splits = read_like(system.data, arguments.data)
         check_fit(str(name), system, splits.test)
-        points, held, entropy = text_quality(
+        points, held = text_quality(
             system,
             splits,
             calls=arguments.calls,
@@ -161,7 +162,7 @@ def _text(
         "n": arguments.num_samples,
         "seed": arguments.seed,
         "rows": [point.to_json() for point in points],
-        "held_out": {"known_words": held.to_json(), "entropy": entropy},
+        "held_out": held.to_json(),
         "recommendation": {"solver": chosen.solver, "calls": chosen.calls, "why": why},
         "seconds": round(time.perf_counter() - started, 2),
     }
@@ -169,9 +170,11 @@ def _text(
     if arguments.json:
         emit(facts)
     else:
-        rows = [[p.solver, str(p.calls), _share(p.known), f"{p.entropy:.2f}"] for p in points]
-        rows.append(["held-out text", "", _share(held), f"{entropy:.2f}"])
-        print(table(rows, ("solver", "calls", "known words", "entropy, bits a token")))
+        rows = [
+            [p.solver, str(p.calls or ""), _share(p.known), f"{p.perplexity.value:.2f}", f"{p.entropy:.2f}"]
+            for p in (*points, held)
+        ]
+        print(table(rows, ("solver", "calls", "known words", "perplexity a byte", "entropy, bits a token")))
         print(f"\nrecommended: {why}")
     say(f"{facts['seconds']:.0f} s; written to {out / 'bench_solvers.json'}")
     return 0

@@ -99,15 +99,19 @@ def run(words: list[str]) -> int:
     if arguments.json:
         emit(facts)
         return 0
-    rows = [
-        (m.name, f"{m.value:.4g} {m.unit}".strip(), f"{m.interval[0]:.4g} to {m.interval[1]:.4g}", m.n) for m in metrics
-    ]
+    rows = [(m.name, _value(m), f"{m.interval[0]:.4g} to {m.interval[1]:.4g}", m.n) for m in metrics]
     print(table(rows, ("metric", "value", "interval (95 %)", "n")))
     if use is not None:
         print(f"\nis the condition used? {use.verdict}")
     if (folder / "config.yaml").is_file():
         say(f"definitions of every number: {folder / 'eval.json'}")
     return 0
+
+
+def _value(metric: Any) -> str:  # noqa: ANN401 - a Metric
+    """Say a value with its unit, and with its entropy where it says little without."""
+    text = f"{metric.value:.4g} {metric.unit}".strip()
+    return f"{text}, entropy {metric.details['entropy']:.2f} bits" if "entropy" in metric.details else text
 
 
 def _series(system: Any, arguments: Any, folder: Path) -> int:  # noqa: ANN401 - a System and a parsed namespace

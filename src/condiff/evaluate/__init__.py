@@ -12,6 +12,7 @@ from condiff.evaluate.judge import Judge, Judge8, judge, judge8, judge_facts
 from condiff.evaluate.likelihood import bits_per_dim, dequantise
 from condiff.evaluate.metric import Metric, flat, mean_interval, wilson
 from condiff.evaluate.neighbours import coverage, density, nearest, precision, radii, recall
+from condiff.evaluate.ngram import NGram, generative_perplexity
 from condiff.evaluate.overlap import corpus_bleu, distinct, in_place, overlap, rouge_l, self_bleu, sentence_bleu
 from condiff.evaluate.paths import effective_size, path_metrics, tilt
 from condiff.evaluate.report import evaluate_samples
@@ -49,6 +50,7 @@ __all__ = [
     "Judge8",
     "LossRows",
     "Metric",
+    "NGram",
     "RandomFeatures",
     "Score",
     "agreement",
@@ -77,6 +79,7 @@ __all__ = [
     "forecast_scores",
     "frechet",
     "frechet_distance",
+    "generative_perplexity",
     "in_place",
     "judge",
     "judge8",

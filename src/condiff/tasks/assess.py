@@ -20,6 +20,7 @@ from condiff.evaluate.features import RandomFeatures
 from condiff.evaluate.judge import Judge, Judge8, judge, judge8
 from condiff.evaluate.likelihood import bits_per_dim, dequantise
 from condiff.evaluate.metric import Metric
+from condiff.evaluate.ngram import NGram, generative_perplexity
 from condiff.evaluate.report import evaluate_samples
 from condiff.evaluate.text import (
     bits_per_byte,
@@ -34,7 +35,7 @@ from condiff.objectives import Dropping, PseudoLabels
 from condiff.process.gaussian import Gaussian
 from condiff.process.interpolant import Interpolant
 from condiff.tasks.generate import evaluating, sample
-from condiff.tasks.tokens import alphabet_of, reader_of
+from condiff.tasks.tokens import alphabet_of, reader_of, whole, words
 from condiff.train.workers import ALONE, Workers, join, share
 
 Features = Callable[[Tensor], Tensor]
@@ -254,9 +255,9 @@ def _assess_text(
     talk: Callable[[str], None],
     workers: Workers,
 ) -> tuple[list[Metric], ConditionUse | None]:
-    """Measure a text system: the bound on held-out text, and samples beside held-out text and beside letters by chance.
+    """Measure a text system: the bound on held-out text, and samples beside held-out text and letters by chance.
 
-    A generative perplexity is not among them: no judge of text ships with the package.
+    How likely samples are is judged by frequencies of runs of bytes in the training text, no other judge being there.
     """
     train, test = splits.train.data.long(), splits.test.take(num)
     vocabulary = system.process.vocabulary
@@ -269,23 +270,42 @@ def _assess_text(
         use = held_out_use(system, test, seed=seed, workers=workers)
     if workers.rank > 0:
         return [], None
-    held = test.data[:count].long()
     alphabet, reader = alphabet_of(system), reader_of(system)
-    known = words_of(reader(row) for row in train)
-    chance = train.flatten()[torch.randint(train.numel(), held.shape, generator=torch.Generator().manual_seed(seed))]
+    held = [reader(row) for row in test.data[:count].long()]
+    taught = [reader(row) for row in train]
+    known, scorer = words_of(taught), NGram.fit([text.encode() for text in taught])
+    generator = torch.Generator().manual_seed(seed)
+    line = torch.frombuffer(bytearray("".join(taught), "utf-8"), dtype=torch.uint8).long()
+    size = max(sum(len(text.encode()) for text in held) // count, 1)
+    letters = line[torch.randint(len(line), (count, size), generator=generator)]
+    compared = {
+        "": ([reader(row) for row in drawn], unigram_entropy(drawn, vocabulary), "samples"),
+        "_held_out": (held, unigram_entropy(test.data[:count].long(), vocabulary), "held-out text"),
+        "_chance": ([words(row) for row in letters], unigram_entropy(letters, 257), "bytes drawn by their frequency"),
+    }
+    if alphabet.unit != "byte":
+        chance = train.flatten()[torch.randint(train.numel(), (count, train.shape[1]), generator=generator)]
+        of = f"{alphabet.unit}s drawn by their frequency"
+        compared[f"_chance_{alphabet.unit}s"] = (
+            [whole(row, alphabet) for row in chance],
+            unigram_entropy(chance, vocabulary),
+            of,
+        )
     metrics = []
-    for rows, of in (
-        (drawn, "samples"),
-        (held, "held-out text"),
-        (chance, f"{alphabet.unit}s drawn by their frequency"),
-    ):
+    for which, (found, entropy, of) in compared.items():
         try:
-            metric = known_words([reader(row) for row in rows], known, of=of, seed=seed)
+            shares = known_words(found, known, of=of, seed=seed)
         except ValueError:
             talk(f"the {of} hold too few whole words to count them")
-            continue
-        name = {"samples": "known_words", "held-out text": "known_words_held_out"}.get(of, "known_words_chance")
-        metrics.append(replace(metric, name=name, details={"entropy": unigram_entropy(rows, vocabulary)}))
+        else:
+            metrics.append(replace(shares, name=f"known_words{which}", details={"entropy": entropy}))
+    for which, (found, entropy, of) in compared.items():
+        try:
+            judged = generative_perplexity([text.encode() for text in found], scorer, entropy=entropy, of=of, seed=seed)
+        except ValueError:
+            talk(f"the {of} hold too little text to be judged")
+        else:
+            metrics.append(replace(judged, name=f"generative_perplexity{which}"))
     if quick:
         return metrics, use
     system = evaluating(system)

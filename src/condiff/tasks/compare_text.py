@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+from torch import Tensor
 
 from condiff.core.condition import Condition
 from condiff.core.system import System
 from condiff.data.batch import Splits
 from condiff.evaluate.metric import Metric
+from condiff.evaluate.ngram import NGram, generative_perplexity
 from condiff.evaluate.text import known_words, unigram_entropy, words_of
 from condiff.process.blocks import Blockwise
 from condiff.tasks.generate import batches
@@ -30,13 +32,18 @@ class TextPoint:
         solver: Its name.
         calls: Network calls of a text.
         known: Share of its words that the training text has.
-        entropy: Bits a token of the texts' frequencies; what repeats itself has many known words and little of it.
+        perplexity: How likely its texts are by what the training text has (`generative_perplexity`), with its entropy.
     """
 
     solver: str
     calls: int
     known: Metric
-    entropy: float
+    perplexity: Metric
+
+    @property
+    def entropy(self) -> float:
+        """Bits a token of the texts' frequencies; what repeats itself is likely, has known words, and little of it."""
+        return self.perplexity.details["entropy"]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON."""
@@ -44,6 +51,7 @@ class TextPoint:
             "solver": self.solver,
             "calls": self.calls,
             "known_words": self.known.to_json(),
+            "generative_perplexity": self.perplexity.to_json(),
             "entropy": self.entropy,
         }
 
@@ -58,7 +66,7 @@ def text_quality(
     seed: int = 0,
     batch_size: int = 64,
     talk: Callable[[str], None] = lambda text: None,
-) -> tuple[list[TextPoint], Metric, float]:
+) -> tuple[list[TextPoint], TextPoint]:
     """Write texts with every solver and number of calls.
 
     Args:
@@ -70,7 +78,7 @@ def text_quality(
         seed, batch_size: As for `sample`.
         talk: Told every point.
 
-    Returns: The points, the share of known words of held-out text, and its entropy.
+    Returns: The points, and held-out text measured alike, as a point of no calls.
 
     Raises:
         ValueError: If the system writes in blocks.
@@ -82,10 +90,19 @@ def text_quality(
     length = system.shape[0]
     budgets = sorted({*(2**k for k in range(1, 12) if 2**k < length), length}) if calls is None else list(calls)
     reader = reader_of(system)
-    known, vocabulary = words_of(reader(row) for row in splits.train.data), system.process.vocabulary
+    taught = [reader(row) for row in splits.train.data]
+    known, scorer = words_of(taught), NGram.fit([text.encode() for text in taught])
     index = torch.arange(num_samples) % len(splits.test)
     held, cond = splits.test.rows(index)
     asked: Condition | None = cond if cond.values else None
+
+    def point(name: str, used: int, rows: Tensor, of: str) -> TextPoint:
+        texts = [reader(row) for row in rows]
+        entropy = unigram_entropy(rows.long(), system.process.vocabulary)
+        share = known_words(texts, known, of=of, seed=seed)
+        judged = generative_perplexity([text.encode() for text in texts], scorer, entropy=entropy, of=of, seed=seed)
+        return TextPoint(name, used, share, judged)
+
     points = []
     for solver in solvers:
         for budget in budgets:
@@ -97,17 +114,15 @@ def text_quality(
             )  # fmt: skip
             rows = torch.cat([part for part, _ in parts])
             try:
-                share = known_words([reader(row) for row in rows], known, of=f"{solver}, {budget} calls", seed=seed)
+                points.append(point(solver, parts[0][1], rows, f"texts of {solver}, {budget} calls"))
             except ValueError:
                 talk(f"{solver}, {budget} calls: too few whole words to count")
                 continue
-            points.append(TextPoint(solver, parts[0][1], share, unigram_entropy(rows, vocabulary)))
-            talk(f"{solver}, {parts[0][1]} calls: {share.value:.3f} known words, entropy {points[-1].entropy:.2f} bits")
-    return (
-        points,
-        known_words([reader(row) for row in held], known, of="held-out text", seed=seed),
-        unigram_entropy(held.long(), vocabulary),
-    )
+            talk(
+                f"{solver}, {points[-1].calls} calls: {points[-1].known.value:.3f} known words, perplexity a byte "
+                f"{points[-1].perplexity.value:.2f}, entropy {points[-1].entropy:.2f} bits"
+            )
+    return points, point("held-out text", 0, held, "held-out text")
 
 
 def fewest(points: Sequence[TextPoint]) -> TextPoint:
