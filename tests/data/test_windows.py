@@ -36,6 +36,8 @@ def test_a_window_is_planned_by_the_period_and_the_amount_of_data():
     window = plan(made(wavy(2000)))
     assert (window.horizon, window.context, window.lags) == (24, 72, (24, 48, 72, 96, 120, 144, 168, 336))
     assert plan(made(wavy(300))).lags == (24, 48, 72, 96)  # no lag that most windows could not look back
+    with pytest.raises(ValueError, match="no lag can be 300"):
+        plan(made(wavy(300)), lags=[24, 300])
     short = plan(made(wavy(60)), horizon=5)
     assert (short.context, short.lags) == (43, ())
     assert Window.from_json(json.loads(json.dumps(window.to_json()))) == window

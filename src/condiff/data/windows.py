@@ -269,6 +269,8 @@ def plan(
         chosen = [period * k for k in range(1, 8)] if periods else []
         chosen += [later * k for later in periods[1:] for k in (1, 2)]
         lags = sorted({lag for lag in chosen if 2 * lag + ahead <= room})
+    elif max(lags, default=0) >= longest:
+        raise ValueError(f"{tracks.source}: the longest series has {longest} steps, so no lag can be {max(lags)}")
     ends = [_parts(len(track), ahead)[0] for track in tracks.tracks]
     rows = np.concatenate([track.known[:end] for track, end in zip(tracks.tracks, ends, strict=True)])
     mean, std = _moments(rows, tracks.known, tracks.source)
