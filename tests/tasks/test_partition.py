@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
@@ -22,6 +23,7 @@ from condiff.tasks.partition import (
     one_shot_nats,
     proximal,
     reinforce,
+    step_nats,
 )
 
 SIZES = (1, 2, 4)
@@ -204,6 +206,7 @@ class Table(nn.Module):
     def __init__(self, p):
         super().__init__()
         self.p, self.process = p, Absorbing(3)
+        self.conditional = functools.cache(self.conditional)
 
     def conditional(self, ids):
         p = self.p
@@ -221,14 +224,14 @@ class Table(nn.Module):
         logits = torch.zeros(*x.shape, 3, dtype=torch.float64)
         for b in range(len(x)):
             for i in range(3):
-                ids = [
+                ids = tuple(
                     int(data[b, j])
                     if blocks[b, j] < blocks[b, i]
                     else int(x[b, j])
                     if blocks[b, j] == blocks[b, i]
                     else 3
                     for j in range(3)
-                ]
+                )
                 logits[b, i] = self.conditional(ids)[i].log()
         return Categorical(reveal(logits, x, 3))
 
@@ -253,6 +256,34 @@ def test_a3_one_shot_cost_is_the_product_of_marginals_and_its_excess_is_the_tota
     correlation = (pair * (pair.log() - first.log()[:, None] - P.sum((0, 2)).log()[None])).sum()
     assert float(excess) == pytest.approx(float(correlation), abs=1e-6)
     assert float(correlation) > 0
+
+
+def test_a4_a_bound_in_steps_falls_to_the_likelihood_like_one_over_them():
+    """With exact conditionals: one step is the one-shot cost, and each doubling about halves what is above -log p."""
+    near = torch.eye(3, dtype=torch.float64) + 0.15
+    joint = near[:, :, None] * near[None]
+    joint = joint / joint.sum()
+    table, a, b, c = Table(joint), *EVERY.T
+    exact = -(joint[a, b, c] * joint[a, b, c].log()).sum()
+
+    class Even:
+        """Uniform numbers spread evenly over the cube, the same for every text: no luck in so few draws."""
+
+        def uniform(self, shape):
+            return torch.quasirandom.SobolEngine(3).draw(shape[0] // 27).repeat_interleave(27, 0).double()
+
+    def mean(size, steps, draws=16):
+        nats = step_nats(table, EVERY.repeat(draws, 1), (size,), steps, rng=Even())
+        return nats[..., 0].double().unflatten(0, (draws, 27)).mean(0)
+
+    torch.testing.assert_close(mean(3, 1), one_shot_nats(table, EVERY, (3,))[..., 0].double())
+    gaps = {steps: float((mean(3, steps)[:, 0] * joint[a, b, c]).sum() - exact) for steps in (1, 2, 4)}
+    assert gaps[1] > 0.5
+    for steps in (1, 2):
+        assert 0.35 < gaps[2 * steps] / gaps[steps] < 0.7, gaps
+    torch.testing.assert_close(mean(1, 4), one_shot_nats(table, EVERY, (1,))[..., 0].double(), atol=0.02, rtol=0.0)
+    with pytest.raises(ValueError, match="at least one step"):
+        step_nats(table, EVERY, (3,), 0, rng=Even())
 
 
 def test_policies_by_hand():
