@@ -229,7 +229,7 @@ def guidance_stacks(proc: Gaussian) -> dict[str, object]:
 
 FLOW = Gaussian(Flow())
 SPACE = nets.EmbeddingSpace(5, 4)
-EMBEDDED = process.Embedded(process.Recalling(process.Positionwise(FLOW, process.AdaptiveTimes(3))), 4)
+EMBEDDED = process.Embedded(process.Recalling(process.Positionwise(FLOW, process.AdaptiveTimes(3))), 4, 5)
 TOWERS = nets.TwoTower(SPACE, nets.DiTSize(16, 1, head_width=8), nets.Spiral(), recalls=True)
 TABLE = oracles.TokenTable(process.Absorbing(3), torch.tensor([[0, 1], [2, 2]]), torch.tensor([0.4, 0.6]))
 SCHEMA = {"label": ClassLabel(3), "size": Vector(2)}
@@ -241,6 +241,8 @@ INSTANCES: dict[str, object] = {
         for value in group.values()
     },
     "Gaussian": FLOW,
+    "FixedSmall": process.FixedSmall(),
+    "FixedLarge": process.FixedLarge(),
     "Drift": process.Drift(),
     "Mirror": process.Mirror(process.Brownian(2.0)),
     "Interpolant": BRIDGE,
@@ -297,6 +299,7 @@ INSTANCES: dict[str, object] = {
     "SquaredError": guidance.SquaredError(),
     "Pinball": guidance.Pinball(),
     "Memo": guidance.Memo(TABLE),
+    "GivenTokens": guidance.GivenTokens(process.Rounding(TOWERS, EMBEDDED), EMBEDDED, SPACE, torch.tensor([[1, 5, 0]])),
     "Temperature": guidance.Temperature(TABLE, 0.7),
     "TopK": guidance.TopK(TABLE, 2),
     "BestTokens": guidance.BestTokens(2),
@@ -354,7 +357,7 @@ INSTANCES: dict[str, object] = {
     "MixtureData": mixture(FLOW),
     "DataSetIdeal": oracles.DataSetIdeal(FLOW, torch.randn(5, 2, generator=torch.Generator().manual_seed(0))),
     "TokenTable": TABLE,
-    "EmbeddedTokens": oracles.EmbeddedTokens(process.Embedded(FLOW, 4), SPACE, torch.ones(5) / 5, 0.1),
+    "EmbeddedTokens": oracles.EmbeddedTokens(process.Embedded(FLOW, 4, 5), SPACE, torch.ones(5) / 5, 0.1),
     "Fitted": oracles.Fitted(denoiser(FLOW), FLOW, (2,), 1),
     "Spectrum": oracles.Spectrum.of(torch.zeros(2), torch.eye(2), 1),
     # codecs

@@ -10,7 +10,7 @@ from condiff import codecs, guidance, nn, objectives, oracles, process, solvers
 PACKAGES = [process, solvers, guidance, objectives, oracles, codecs, nn]
 # Protocols, records and functions: nothing to instantiate.
 WITHOUT = {
-    "Bridge", "Clock", "Coupling", "pair_cost", "Frame", "Grid", "Latent", "Masking", "Paired", "Partitions", "block_ids", "Space", "TimeLaw", "draw_times",  # process
+    "Bridge", "Clock", "Coupling", "pair_cost", "Frame", "Fresh", "Grid", "Latent", "Masking", "Paired", "Partitions", "block_ids", "Space", "TimeLaw", "draw_times",  # process
     "Diffusion", "Ending", "Pool",  # solvers
     "ANCHOR", "FLAGS", "LEVEL", "OBSERVED", "Energy", "Judge", "Ratios", "by_first", "by_input", "expected_calls", "expected_changes", "from_omega", "pulled",  # guidance
     "SCENARIOS", "hiding", "Form", "Negatives", "Score", "Weight", "rising", "step_divergence",  # objectives

@@ -101,7 +101,7 @@ def test_spiral_without_its_upward_reading_is_parallel_and_then_encdec():
 @pytest.mark.parametrize("name", ["encdec", "parallel"])
 def test_encoder_caching_gives_the_same_ids(name):
     net = tower(READS[name], recalls=True)
-    process = Embedded(Recalling(Gaussian(Table.square_root(50))), 4)
+    process = Embedded(Recalling(Gaussian(Table.square_root(50))), 4, 9)
     denoiser = Rounding(net, process)
     cond = inputs()[2]
     grid = Uniform()(process.schedule, 6)

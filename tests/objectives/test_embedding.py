@@ -73,7 +73,7 @@ def test_loss_with_the_exact_denoiser_is_the_analytic_minimum(step):
 def test_gradient_reaches_the_vectors_through_state_target_anchor_and_prior():
     """By finite differences, in float64: of all terms, and of anchor and prior alone."""
     net = Half().double()
-    denoiser = Rounding(net, Embedded(PROCESS, 3))
+    denoiser = Rounding(net, Embedded(PROCESS, 3, 5))
     ids = torch.tensor([[0, 4, 2], [1, 1, 3]])
     objective = EmbeddingDenoising(denoiser.process, STEPS)
 
@@ -124,7 +124,7 @@ def test_without_the_anchor_vectors_shrink_and_with_it_they_have_a_size():
 
 def test_padding_can_be_left_out_of_the_mean():
     net = Half()
-    denoiser = Rounding(net, Embedded(PROCESS, 3))
+    denoiser = Rounding(net, Embedded(PROCESS, 3, 5))
     ids = torch.tensor([[0, 3, 4, 4]])
     rng = SharedRng(0, "pad")
     objective = EmbeddingDenoising(denoiser.process, STEPS)
@@ -145,7 +145,7 @@ def test_padding_can_be_left_out_of_the_mean():
 
 def test_it_asks_for_vectors():
     with pytest.raises(TypeError, match="space"):
-        EmbeddingDenoising(Embedded(PROCESS, 3), 10)(
+        EmbeddingDenoising(Embedded(PROCESS, 3, 5), 10)(
             lambda x, t, c: x, torch.zeros(1, 2).long(), None, rng=SharedRng(0)
         )
 
@@ -153,7 +153,7 @@ def test_it_asks_for_vectors():
 def test_times_that_learn_are_told_the_losses_while_training_only():
     law, adaptive = LossAware(4, memory=2), AdaptiveTimes(3, bins=4)
     net = Half()
-    denoiser = Rounding(net, Embedded(Positionwise(PROCESS, adaptive), 3), law, adaptive)
+    denoiser = Rounding(net, Embedded(Positionwise(PROCESS, adaptive), 3, 5), law, adaptive)
     assert {"learned.0.losses", "learned.1.table"} <= denoiser.state_dict().keys()
     objective = EmbeddingDenoising(denoiser.process, STEPS, law)
     ids = torch.zeros(16, 3).long()
@@ -171,7 +171,7 @@ def test_importance_weights_scale_the_squared_error_alone():
     net = Half()
     law = LossAware(4, memory=1)
     law.note((torch.arange(4) + 0.5) / 4, torch.tensor([1.0, 1.0, 1.0, 3.0]))
-    denoiser = Rounding(net, Embedded(PROCESS, 3), law)
+    denoiser = Rounding(net, Embedded(PROCESS, 3, 5), law)
     ids = torch.arange(64).remainder(5)[:, None]
     plain, weighed = EmbeddingDenoising(denoiser.process, STEPS), EmbeddingDenoising(denoiser.process, STEPS, law)
     with torch.no_grad():
@@ -190,7 +190,7 @@ def test_importance_weights_scale_the_squared_error_alone():
 def test_some_rows_are_told_their_first_estimate_and_no_gradient_runs_through_it():
     net = Half(recalls=True)
     recalling = Recalling(PROCESS)
-    denoiser = Rounding(net, Embedded(recalling, 3))
+    denoiser = Rounding(net, Embedded(recalling, 3, 5))
     inner = EmbeddingDenoising(denoiser.process, STEPS)
     ids = torch.arange(40).remainder(5).reshape(20, 2)
     draw = inner.draw(net.space, ids, rng=SharedRng(0, "told"))
@@ -248,3 +248,31 @@ def test_exact_loss_of_equal_vectors_is_the_entropy():
         space.table.weight.zero_()
     z = space.lift(torch.zeros(4, 2).long(), 0.2, SharedRng(0))
     torch.testing.assert_close(space.anchor(z, torch.zeros(4, 2).long()), torch.full((4, 2), math.log(5)))
+
+
+@pytest.mark.parametrize("recalls", [False, True])
+def test_rows_are_told_beginnings_or_any_places_without_noise(recalls):
+    net = Half(recalls=recalls)
+    process = Embedded(Recalling(PROCESS) if recalls else PROCESS, 3, 5)
+    denoiser, ids = Rounding(net, process), torch.arange(4000 * 8).remainder(5).reshape(4000, 8)
+    objective = EmbeddingDenoising(process, STEPS, given=0.5)
+    draw = objective.draw(net.space, ids, rng=SharedRng(0, "told"))
+    known, clean = draw.latents["known"], net.space(ids)
+    parts = draw.x.chunk(2, -1) if recalls else (draw.x,)
+    for part in parts:
+        assert torch.equal(part[known], clean[known])
+    assert not torch.isclose(parts[0][~known], clean[~known]).all(-1).any()
+    if recalls:
+        assert not parts[1][~known].any()
+    told = known.any(1)
+    count = known.sum(1)
+    begins = told & (known.cumprod(1).sum(1) == count)
+    # No token is told in 1/8 of the beginnings, and in 1/9 of the rows with any places, at a uniform share.
+    assert float(told.double().mean()) == pytest.approx(0.25 * 7 / 8 + 0.25 * 8 / 9, abs=0.03)
+    # Any places look like a beginning too now and then: mean over k of 1 / binomial(8, k), k = 1 to 8.
+    chance = sum(1 / math.comb(8, k) for k in range(1, 9)) / 9
+    assert float(begins.double().mean()) == pytest.approx(0.25 * 7 / 8 + 0.25 * chance, abs=0.03)
+    assert int(count[begins & (count < 8)].max()) == 7
+    assert bool(objective(denoiser, ids, None, rng=SharedRng(0)).rows.isfinite().all())
+    with pytest.raises(ValueError, match="given must lie"):
+        EmbeddingDenoising(process, STEPS, given=1.5)

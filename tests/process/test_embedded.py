@@ -24,7 +24,7 @@ def oracle(width=2, chances=(0.5, 0.2, 0.2, 0.1), dtype=torch.float64):
     vectors = torch.stack([angle.cos(), 1.5 * angle.sin(), angle / 4.0], 1)[:, :width]
     with torch.no_grad():
         space.table.weight.copy_(vectors)
-    return EmbeddedTokens(Embedded(PROCESS, width), space, torch.tensor(chances, dtype=dtype), FIRST)
+    return EmbeddedTokens(Embedded(PROCESS, width, len(chances)), space, torch.tensor(chances, dtype=dtype), FIRST)
 
 
 def test_square_root_table_is_the_formula_at_its_steps():
@@ -123,7 +123,7 @@ class Half(torch.nn.Module):
 
 def test_at_the_end_the_state_is_read_without_another_call():
     net = Half()
-    process = Embedded(PROCESS, 3)
+    process = Embedded(PROCESS, 3, 5)
     denoiser = Rounding(net, process)
     ids = torch.tensor([[0, 4, 2], [1, 1, 3]])
     x = 3.0 * net.space(ids)
@@ -137,7 +137,7 @@ def test_at_the_end_the_state_is_read_without_another_call():
 
 def test_clamping_starts_at_its_time_and_spares_training():
     net = Half()
-    denoiser = Rounding(net, Embedded(PROCESS, 3), clamp=0.6)
+    denoiser = Rounding(net, Embedded(PROCESS, 3, 5), clamp=0.6)
     x = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(1))
     vectors = net.space.clamp(0.5 * x)
     assert not torch.equal(vectors, 0.5 * x)
@@ -150,13 +150,13 @@ def test_clamping_starts_at_its_time_and_spares_training():
     noise = denoiser(x, instant(0.6), None).parts["noise"]
     torch.testing.assert_close(noise, (x - alpha * vectors) / sigma, rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="clamp is a time"):
-        Rounding(net, Embedded(PROCESS, 3), clamp=1.5)
+        Rounding(net, Embedded(PROCESS, 3, 5), clamp=1.5)
 
 
 def test_what_was_estimated_is_recalled_in_the_next_step():
     """prev = last prediction, zeros first; the noisy half moves as it would alone."""
     net = Half(recalls=True)
-    process = Embedded(Recalling(PROCESS), 3)
+    process = Embedded(Recalling(PROCESS), 3, 5)
     x = process.start((2, 4), rng=RowRng(0, range(2)))
     assert x.shape == (2, 4, 6)
     assert torch.equal(x[..., 3:], torch.zeros(2, 4, 3))
@@ -164,7 +164,7 @@ def test_what_was_estimated_is_recalled_in_the_next_step():
     t, s = instant(0.8), instant(0.5)
     first = process.reverse(x, t, s, denoiser(x, t, None), eta=0.0, rng=RowRng(0, range(2)))
     torch.testing.assert_close(first[..., 3:], 0.5 * x[..., :3])
-    alone = Embedded(PROCESS, 3)
+    alone = Embedded(PROCESS, 3, 5)
     plain = Rounding(Half(), alone)(x[..., :3], t, None)
     torch.testing.assert_close(first[..., :3], alone.reverse(x[..., :3], t, s, plain, eta=0.0, rng=RowRng(0, range(2))))
     denoiser(first, s, None)
@@ -190,7 +190,7 @@ def test_what_depends_on_the_condition_alone_is_made_once():
             return super().forward(x, t, cond)
 
     net = Costly()
-    process = Embedded(PROCESS, 3)
+    process = Embedded(PROCESS, 3, 5)
     cond = Condition.of(input=torch.arange(2))
     grid = Uniform()(PROCESS.schedule, 5)
     ids = sample(process, Rounding(net, process), Jump(), (2, 4), grid, cond=cond, rng=RowRng(0, range(2)))

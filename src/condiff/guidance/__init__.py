@@ -4,6 +4,7 @@ from condiff.guidance.cfg import CFG, Autoguidance, Composed, Everywhere, Interv
 from condiff.guidance.classified import BestTokens, Classified, EveryToken, Judge, Ratios, Taylor
 from condiff.guidance.energy import Classifier, CleanLoss, Energy, Guided, Sum, pulled
 from condiff.guidance.experts import ByTime
+from condiff.guidance.given import GivenTokens
 from condiff.guidance.linear import LinearReward
 from condiff.guidance.memo import Memo, expected_calls, expected_changes
 from condiff.guidance.observed import FLAGS, LEVEL, OBSERVED, Pinball, SquaredError
@@ -26,6 +27,7 @@ __all__ = [
     "Energy",
     "EveryToken",
     "Everywhere",
+    "GivenTokens",
     "Guided",
     "Interval",
     "Judge",

@@ -39,9 +39,14 @@ class EmbeddingDenoising:
         anchor: Weight of the anchor; 1 is the published loss.
         ignored: Id that does not count in the means, such as the padding; None counts all, as published for DiffuSeq.
             A model that is not taught padding does not learn where a text ends.
+        given: Share of the rows that are told some tokens, without noise: half of these a beginning, half any places,
+            as many as a uniform share says. `GivenTokens` asks for what they teach.
+
+    Raises:
+        ValueError: If given is not in [0, 1].
 
     Source: Li et al. 2022 (Diffusion-LM); Gong et al. 2022 (DiffuSeq); Yuan et al. 2022 (SeqDiffuSeq). An importance
-        weight multiplies the squared error alone: the other terms do not depend on t.
+        weight multiplies the squared error alone, and `LossAware` is told it alone: the other terms do not depend on t.
     """
 
     process: Embedded
@@ -49,6 +54,11 @@ class EmbeddingDenoising:
     times: TimeLaw = field(default_factory=UniformTime)
     anchor: float = 1.0
     ignored: int | None = None
+    given: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.given <= 1.0:
+            raise ValueError(f"given must lie in [0, 1], got {self.given}")
 
     def __call__(
         self,
@@ -87,17 +97,29 @@ class EmbeddingDenoising:
         """Lift token ids data (B, L) into a space and corrupt them.
 
         Returns: The draw, with latents "data" and "noise" (B, L, D), "step" (B,), 1 to T, "law" (B,), the time the law
-            drew, and "weight" (B,) if the law has one.
+            drew, "weight" (B,) if the law has one, and "known" (B, L) if rows are told tokens.
         """
         law = draw_times(self.times, data.shape[:1], schedule=self.process.schedule, rng=rng).to(data.device)
         step = (law * self.num_steps).floor().clamp(0, self.num_steps - 1) + 1.0
         first = float(self.process.schedule(1.0 / self.num_steps)[1])
         made = self.process.draw(space.lift(data, first, rng), step / self.num_steps, rng=rng)
-        extra = {"step": step, "law": law, "positions": made.t}
+        extra, x = {"step": step, "law": law, "positions": made.t}, made.x
+        if self.given > 0.0:
+            extra["known"] = self._known(data, rng)
+            x = self.process.told(x, space(data), extra["known"])
         weight = self.times.weight(law)
         if weight is not None:
             extra["weight"] = weight
-        return Draw(made.x, step / self.num_steps, {**made.latents, **extra})
+        return Draw(x, step / self.num_steps, {**made.latents, **extra})
+
+    def _known(self, data: Tensor, rng: Rng) -> Tensor:
+        """Choose the tokens that rows are told, bool (B, L)."""
+        told, begins, share = (rng.uniform(data.shape[:1]).to(data.device)[:, None] for _ in range(3))
+        place = torch.arange(data.shape[1], device=data.device) / data.shape[1]
+        anywhere = rng.uniform(data.shape).to(data.device)
+        # A beginning ends before the last token: something is left to learn.
+        first = place < (share * data.shape[1]).floor() / data.shape[1]
+        return (told < self.given) & torch.where(begins < 0.5, first, anywhere < share)
 
     def _note(self, draw: Draw, error: Tensor) -> None:
         law = self.times.inner if isinstance(self.times, Stratified) else self.times

@@ -21,6 +21,7 @@ from condiff.process.clock import Clock, FlowClock, Frame, Natural, ProcessTime,
 from condiff.process.coupling import Coupling, Gibbs, Independent, MinibatchOT, PerClass, Sinkhorn, pair_cost
 from condiff.process.embedded import Embedded, Rounding, Space
 from condiff.process.flowmap import Diagonal, FlowMap, Jumps, Mapped
+from condiff.process.fresh import FixedLarge, FixedSmall, Fresh
 from condiff.process.gaussian import Gaussian, Preconditioned
 from condiff.process.grid import FlowTime, Grid, Karras, LogSNR, Times, Trailing, Uniform
 from condiff.process.interpolant import Fields, Heads, Interpolant, OneSided
@@ -59,11 +60,14 @@ __all__ = [
     "EncodingDecoding",
     "EqualBlocks",
     "Fields",
+    "FixedLarge",
+    "FixedSmall",
     "Flow",
     "FlowClock",
     "FlowMap",
     "FlowTime",
     "Frame",
+    "Fresh",
     "Gaussian",
     "GeometricMasking",
     "Gibbs",

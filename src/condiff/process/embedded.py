@@ -50,10 +50,17 @@ class Embedded:
     Args:
         inner: The process of the vectors.
         width: D, features of a token.
+        vocabulary: V, number of tokens.
     """
 
     inner: Gaussian | Positionwise | Recalling
     width: int
+    vocabulary: int
+
+    @property
+    def mask(self) -> int:
+        """Id that stands for a token not known, V: no sample has it."""
+        return self.vocabulary
 
     @property
     def schedule(self) -> Schedule:
@@ -89,6 +96,19 @@ class Embedded:
     def vectors(self, x: Tensor) -> Tensor:
         """Return the noisy vectors (B, L, D) of a state."""
         return self.inner.parts(x)[0] if isinstance(self.inner, Recalling) else x
+
+    def told(self, x: Tensor, vectors: Tensor, known: Tensor) -> Tensor:
+        """Return a state in which some positions are vectors without noise, in the last estimate too if it has one.
+
+        Args:
+            x: State.
+            vectors: (B, L, D).
+            known: Which positions, bool (B, L).
+        """
+        at, vectors = known.unsqueeze(-1), vectors.to(x.dtype)
+        if not isinstance(self.inner, Recalling):
+            return torch.where(at, vectors, x)
+        return self.inner.beside(*(torch.where(at, vectors, part) for part in self.inner.parts(x)))
 
     def reverse(self, x: Tensor, t: Tensor, s: Tensor, est: Moments, *, eta: float, rng: Rng) -> Tensor:
         """Sample the state at time s."""

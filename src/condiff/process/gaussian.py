@@ -19,6 +19,7 @@ from condiff.core.estimate import Affine, Moments, Row
 from condiff.core.process import Draw, NoiseLaw, Schedule, Target
 from condiff.core.rng import Rng
 from condiff.core.shapes import Scalar, instant, kept, known, mix, scale
+from condiff.process.fresh import FixedSmall, Fresh
 from condiff.process.noise import Normal
 from condiff.process.scalar import choose, clip, holds, missing, ratio, sqrt
 from condiff.process.target import Score
@@ -32,10 +33,12 @@ class Gaussian:
     Args:
         schedule: alpha and sigma as functions of t in [0, 1].
         noise: Law of the noise latent.
+        fresh: How much fresh noise stochastic steps add.
     """
 
     schedule: Schedule
     noise: NoiseLaw = field(default_factory=Normal)
+    fresh: Fresh = field(default_factory=FixedSmall)
 
     def given(self, cond: Condition | None) -> Self:
         """Return itself: the corruption does not depend on a condition."""
@@ -186,7 +189,7 @@ class Gaussian:
         """Sample the state at time s given the state at time t and an estimate of what made it.
 
         x_s = alpha_s * data + sigma_s * (sqrt(1 - tau) * noise + sqrt(tau) * fresh),
-        tau = eta^2 * (1 - (alpha_t sigma_s / (alpha_s sigma_t))^2)
+        tau = eta^2 * (1 - (alpha_t sigma_s / (alpha_s sigma_t))^2); `FixedLarge` multiplies fresh by sigma_t / sigma_s
 
         Args:
             x: State at time t, shape (B, *S).
@@ -220,7 +223,8 @@ class Gaussian:
             x = choose(clean, 0.0, ratio(sigma_s, sigma_t))
             return {"x": x, "data": alpha_s - alpha_t * x, "noise": choose(clean, sigma_s, 0.0), "fresh": 0.0}
         tau = self._redrawn(_carried(alpha_t * sigma_s, alpha_s * sigma_t), eta)
-        return {"x": 0.0, "data": alpha_s, "noise": sigma_s * sqrt(1.0 - tau), "fresh": sigma_s * sqrt(tau)}
+        level = self.fresh.level(sigma_t, sigma_s)
+        return {"x": 0.0, "data": alpha_s, "noise": sigma_s * sqrt(1.0 - tau), "fresh": level * sqrt(tau)}
 
     def _redrawn(self, carried: Scalar, eta: float) -> Scalar:
         if not 0.0 <= eta <= 1.0:
