@@ -194,3 +194,39 @@ def test_several_workers_do_not_write(run, capsys, monkeypatch):
         monkeypatch.setenv(name, value)
     assert main(["sample", str(run)]) == 2
     assert "texts are written by one process" in capsys.readouterr().err
+
+
+def test_diffusion_on_vectors_writes_from_a_text_and_keeps_the_best_of_several(pairs, tmp_path, capsys):
+    """A run of diffusia on pairs: a prompt stays, the best of 3 is one of 3, replay is exact, eval compares texts."""
+    out, data = tmp_path / "run", pairs.parent / "pairs.tsv"
+    words = ["train", "diffusia", "--data", str(data), "--length", "16", "--out", str(out), "--best-of", "3", *FAST]
+    assert main(words) == 0
+    asked = ["--cond", "input=word 7 said", "--steps", "3", "--prompt", "said", "--json"]
+    capsys.readouterr()
+    found = {}
+    for name, more in (("default", ()), ("one", ("--best-of", "1"))):
+        assert main(["sample", str(out), "-n", "2", *asked, *more]) == 0
+        found[name] = json.loads(capsys.readouterr().out)
+    assert [found[name]["best_of"] for name in ("default", "one")] == [3, 1]
+    assert all(text.startswith("said") for each in found.values() for text in each["texts"])
+    assert main(["sample", str(out), "-n", "2", *asked[:-1]]) == 0
+    assert main(["replay", str(out / "samples" / "sample.txt")]) == 0
+    capsys.readouterr()
+    assert main(["eval", str(out), "-n", "10", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    names = {metric["name"] for metric in facts["metrics"]}
+    assert {"bleu", "rouge_l", "characters_in_place", "bleu_copy", "rouge_l_copy"} <= names
+    assert not {name for name in names if name.startswith("bits")}
+    value = {metric["name"]: metric["value"] for metric in facts["metrics"]}
+    # "word 7 said" against "said word 7": two of three tokens in a row.
+    assert value["rouge_l_copy"] == pytest.approx(2 / 3, abs=0.01)
+    assert facts["condition_use"] is not None
+
+
+def test_the_best_of_several_is_for_text_systems(tmp_path, capsys):
+    from condiff import save
+    from condiff.recipes import vectors
+
+    save(vectors(), tmp_path / "v.safetensors")
+    assert main(["sample", str(tmp_path / "v.safetensors"), "--best-of", "2"]) == 2
+    assert "--best-of is for systems that write text" in capsys.readouterr().err

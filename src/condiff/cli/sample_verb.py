@@ -42,6 +42,9 @@ def _parser() -> Parser:
         help="text systems: tokens of the whole text (bytes, characters or pieces)",
     )
     parser.add_argument(
+        "--best-of", type=positive, metavar="N", help="text systems: keep the best of N answers [the system's]"
+    )
+    parser.add_argument(
         "--precision", choices=("fp32", "bf16"), default="fp32", help="type the network computes in [fp32]"
     )
     parser.add_argument("--device", default="cpu", help="where to compute [cpu]")
@@ -105,10 +108,12 @@ def run(words: list[str]) -> int:
         raise UsageError(
             f"this run continues series: use condiff forecast {arguments.run} --data PATH, or condiff impute for gaps"
         )
-    asked = next((name for name in ("prompt", "infill", "length") if getattr(arguments, name) is not None), None)
+    only = ("prompt", "infill", "length", "best_of")
+    asked = next((name for name in only if getattr(arguments, name) is not None), None)
     if asked:
         raise UsageError(
-            f"--{asked} is for systems that write text; this one makes {system.data.get('kind', 'no text')}"
+            f"--{asked.replace('_', '-')} is for systems that write text; "
+            f"this one makes {system.data.get('kind', 'no text')}"
         )
     classes = [kind.num_classes for kind in system.schema.values() if isinstance(kind, ClassLabel)]
     count = arguments.num_samples or (4 * classes[0] if len(classes) == 1 and classes[0] <= 20 else 16)

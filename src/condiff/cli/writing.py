@@ -14,6 +14,7 @@ from condiff.cli.errors import UsageError, usage
 from condiff.cli.made import MARK, conditions_for
 from condiff.cli.output import alone, emit, say
 from condiff.core.system import System
+from condiff.tasks.choose import write_best
 from condiff.tasks.generate import check_solver
 from condiff.tasks.text import write
 from condiff.train.checkpoint import write_atomically
@@ -46,6 +47,7 @@ def run_text(
         "prompt": arguments.prompt or "",
         "infill": arguments.infill or "",
         "length": arguments.length,
+        "best_of": arguments.best_of or system.data.get("best_of", 1),
         "precision": arguments.precision,
     }
     if not system.schema and recipe["guidance_scale"] != 1.0:
@@ -87,12 +89,15 @@ def texts(system: System[Any, Any], recipe: Mapping[str, Any]) -> Any:  # noqa: 
 
     count, first = recipe["num_samples"], recipe["first"]
     names = ("num_samples", "prompt", "infill", "length", "num_steps", "solver", "seed", "batch_size", "first")
-    return write(
-        ready(system, recipe),
-        cond=conditions_for(system, recipe["cond"], range(first, first + count)),
-        guidance_scale=recipe["guidance_scale"] if system.schema else None,
+    wanted = {
+        "cond": conditions_for(system, recipe["cond"], range(first, first + count)),
+        "guidance_scale": recipe["guidance_scale"] if system.schema else None,
         **{name: recipe[name] for name in names},
-    )
+    }
+    answers = recipe.get("best_of", 1)  # files from before there was a choice hold the only answer
+    if answers == 1:
+        return write(ready(system, recipe), **wanted)
+    return iter([write_best(ready(system, recipe), answers, **wanted)])
 
 
 def body(found: Sequence[str]) -> str:

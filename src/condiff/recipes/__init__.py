@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 
 from condiff.recipes.cdcd import cdcd
 from condiff.recipes.ctrldiff import ctrldiff
+from condiff.recipes.diffusia import diffusia
 from condiff.recipes.digits import digits
 from condiff.recipes.evodiff import evodiff
 from condiff.recipes.images import images
@@ -29,6 +30,7 @@ __all__ = [
     "Recipe",
     "cdcd",
     "ctrldiff",
+    "diffusia",
     "digits",
     "evodiff",
     "find",
@@ -55,6 +57,7 @@ _OURS = {
     for made in (
         cdcd,
         ctrldiff,
+        diffusia,
         digits,
         evodiff,
         images,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from condiff.core.condition import ClassLabel, Condition
+from condiff.core.condition import ClassLabel, Condition, TokenIds
 from condiff.core.likelihood import log_likelihood
 from condiff.core.rng import RowRng, SharedRng
 from condiff.core.system import System
@@ -21,6 +21,7 @@ from condiff.evaluate.judge import Judge, Judge8, judge, judge8
 from condiff.evaluate.likelihood import bits_per_dim, dequantise
 from condiff.evaluate.metric import Metric
 from condiff.evaluate.ngram import NGram, generative_perplexity
+from condiff.evaluate.overlap import overlap
 from condiff.evaluate.report import evaluate_samples
 from condiff.evaluate.text import (
     bits_per_byte,
@@ -32,6 +33,7 @@ from condiff.evaluate.text import (
     words_of,
 )
 from condiff.objectives import Dropping, PseudoLabels
+from condiff.process.embedded import Embedded
 from condiff.process.gaussian import Gaussian
 from condiff.process.interpolant import Interpolant
 from condiff.tasks.generate import evaluating, sample
@@ -258,6 +260,8 @@ def _assess_text(
     """Measure a text system: the bound on held-out text, and samples beside held-out text and letters by chance.
 
     How likely samples are is judged by frequencies of runs of bytes in the training text, no other judge being there.
+    Samples made from another text are compared with the held-out ones too, beside that text itself. Diffusion on
+    vectors of tokens has no bound.
     """
     train, test = splits.train.data.long(), splits.test.take(num)
     vocabulary = system.process.vocabulary
@@ -306,7 +310,13 @@ def _assess_text(
             talk(f"the {of} hold too little text to be judged")
         else:
             metrics.append(replace(judged, name=f"generative_perplexity{which}"))
-    if quick:
+    source = next((name for name, kind in system.schema.items() if isinstance(kind, TokenIds)), None)
+    if source is not None and count > 1:
+        inputs = [words(row, alphabet_of(system, source)) for row in test.conditions[source][:count]]
+        for texts, end, of in ((compared[""][0], "", "samples"), (inputs, "_copy", "the input as it is")):
+            scores = overlap(texts, held, of=f"{of} against held-out text", seed=seed)
+            metrics += [replace(score, name=f"{score.name}{end}") for score in scores]
+    if quick or isinstance(system.process, Embedded):
         return metrics, use
     system = evaluating(system)
     talk("measuring the bound on held-out text")

@@ -16,9 +16,10 @@ from condiff.core.system import System
 from condiff.data.alphabet import Alphabet
 from condiff.process.absorbing import Absorbing
 from condiff.process.blocks import Blockwise
+from condiff.process.embedded import Embedded
 from condiff.process.replace import MaskAndReplace
+from condiff.tasks.around import around
 from condiff.tasks.blocks import write_blocks
-from condiff.tasks.generate import batches
 from condiff.tasks.tokens import Streams, alphabet_of, counted
 from condiff.tasks.tokens import ids as ids
 from condiff.tasks.tokens import words as words
@@ -27,13 +28,14 @@ GAP = "_"
 """Stands for one token to be written."""
 
 
-def process_of(system: System[Any, Any]) -> Absorbing | MaskAndReplace:
+def process_of(system: System[Any, Any]) -> Absorbing | MaskAndReplace | Embedded:
     """Return the process of a system that writes text.
 
     Raises:
         ValueError: If it makes something else.
     """
-    if not isinstance(system.process, Absorbing | MaskAndReplace) or system.data.get("kind", "text") != "text":
+    made = system.data.get("kind", "text")
+    if not isinstance(system.process, Absorbing | MaskAndReplace | Embedded) or made != "text":
         raise ValueError(f"this system makes {system.data.get('kind', 'no text')}; prompts and gaps are for text")
     return system.process
 
@@ -118,10 +120,9 @@ def write(
     begun = torch.cat([known, torch.full((window,), process.mask)])[:window]
 
     def generate(context: Condition | None, k: int) -> Tensor:
-        start = begun.expand(num_samples, window) if context is None else context.values["text"]
-        made = batches(
+        return around(
             system,
-            num_samples=num_samples,
+            begun.expand(num_samples, window) if context is None else context.values["text"],
             num_steps=num_steps,
             cond=cond,
             guidance_scale=guidance_scale,
@@ -129,9 +130,7 @@ def write(
             solver=solver,
             batch_size=batch_size,
             first=first,
-            source=start,
         )
-        return torch.cat([part for part, _ in made])
 
     def remember(context: Condition | None, block: Tensor) -> Condition:
         blank = torch.full((num_samples, window - overlap), process.mask)
