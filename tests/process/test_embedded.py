@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from condiff.core import Condition, RowRng, SharedRng, instant, sample
+from condiff.guidance import CFG
 from condiff.nn import EmbeddingSpace
 from condiff.oracles import EmbeddedTokens
 from condiff.process import Embedded, Gaussian, Recalling, Rounding, Table, Uniform
@@ -174,6 +175,22 @@ def test_what_was_estimated_is_recalled_in_the_next_step():
     assert torch.equal(draw.x[..., 3:], torch.zeros_like(data))
     pictures = Recalling(PROCESS, axis=1)
     assert pictures.start((2, 3, 4, 5), rng=RowRng(0, range(2))).shape == (2, 6, 4, 5)
+
+
+def test_guidance_in_one_batch_is_guidance_in_two_calls_where_the_state_recalls():
+    class Told(Half):
+        def forward(self, x, t, cond):
+            return super().forward(x, t, cond) * (1.0 + cond.values["n"] * cond.present["n"])[:, None, None]
+
+    process = Embedded(Recalling(PROCESS), 3, 5)
+    denoiser, cond = Rounding(Told(recalls=True), process), Condition.of(n=torch.tensor([1.0, 2.0]))
+    x, t = process.draw(torch.randn(2, 4, 3), instant(0.4), rng=RowRng(0, range(2))).x, instant(0.4)
+    apart = denoiser(x, t, cond.null()).lerp(denoiser(x, t, cond), 1.5)
+    joint = CFG(denoiser, 1.5)(x, t, cond)
+    for name in ("data", "noise"):
+        torch.testing.assert_close(joint.parts[name], apart.parts[name])
+    ends = [process.reverse(x, t, instant(0.2), est, eta=0.0, rng=RowRng(1, range(2))) for est in (apart, joint)]
+    torch.testing.assert_close(*ends)
 
 
 def test_what_depends_on_the_condition_alone_is_made_once():

@@ -17,7 +17,10 @@ from condiff.train import Progress
 BROUGHT = {"images": "digits8", "vectors": "mocap", "text": "verses", "series": "traffic"}
 """Data for recipes that have none of their own."""
 
-SMALL = {"images": {"size": "tiny"}, **{name: {"width": 32, "depth": 1} for name in ("radd", "series", "text")}}
+SMALL = {
+    "images": {"size": "tiny"},
+    **{name: {"width": 32, "depth": 1} for name in ("diffusia", "radd", "series", "text")},
+}
 """Options that keep this quick."""
 
 

@@ -124,6 +124,8 @@ class Moments:
         whole = self.parts
         if isinstance(whole, Affine):
             t = _cut(whole.t, ends[0])  # copies stand at the same times
+            if whole.x.shape[1:] != x.shape[1:]:  # an estimate of a part of the state
+                x = whole.x[ends[0]]
             first, second = (
                 Moments(
                     Affine(x, t, whole.out[at], whole.reader, whole.target),
