@@ -10,7 +10,7 @@ from condiff.cli.main import main
 from condiff.data import read
 from condiff.data.verses import table
 from condiff.evaluate.metric import Metric
-from condiff.recipes import ctrldiff, radd
+from condiff.recipes import ctrldiff, diffusia, radd
 from condiff.tasks.compare_text import TextPoint, fewest, text_quality
 
 
@@ -38,6 +38,15 @@ def test_points_have_their_calls_their_words_and_their_entropy(splits):
     assert held.known.value > 0.9
     assert all(abs(p.entropy - held.entropy) < 0.6 for p in points)
     assert all(p.perplexity.value > 2 * held.perplexity.value for p in points)  # letters by chance are not likely
+
+
+def test_what_is_compared_suits_the_process():
+    """Diffusion on vectors of tokens has no order of unmasking, so only jumps are compared."""
+    heard, splits = [], read("verses", length=16)
+    system = diffusia(**{**diffusia.measure(splits), "width": 32, "depth": 1})
+    text_quality(system, splits, calls=(2,), num_samples=4, talk=heard.append)
+    assert len(heard) == 1
+    assert heard[0].startswith("ddim")
 
 
 def point(calls, value, low):

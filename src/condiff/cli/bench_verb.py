@@ -132,7 +132,7 @@ def _text(
     """Compare numbers of calls of a text system by the words it writes."""
     from condiff.cli.eval_verb import check_fit
     from condiff.data import read_like
-    from condiff.tasks.compare_text import SOLVERS, fewest, text_quality
+    from condiff.tasks.compare_text import fewest, text_quality
     from condiff.train.checkpoint import write_atomically
 
     meta = system.data.get("meta", {})
@@ -144,7 +144,7 @@ def _text(
             system,
             splits,
             calls=arguments.calls,
-            solvers=names or SOLVERS,
+            solvers=names,
             num_samples=arguments.num_samples,
             seed=arguments.seed,
             batch_size=arguments.batch_size,

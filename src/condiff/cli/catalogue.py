@@ -118,6 +118,16 @@ SYSTEMS = (
         "hindsight; a classifier guides text to its class; blocks that are remembered equal blocks that are read again",
     ),
     Entry(
+        "diffusia",
+        "DiffuSIA: text from text on learned vectors, by two towers that read each other",
+        2023,
+        "text",
+        "diffusia",
+        "a source tower that reads the noisy target (spiral) puts vowels back at least a point better than one that "
+        "does not (encdec), both far better than copying; on verses in simple English it is as good as encdec and "
+        "joint, and better than copying",
+    ),
+    Entry(
         "pfgmpp",
         "PFGM++: diffusion with heavier-tailed noise, more tolerant of errors",
         2023,

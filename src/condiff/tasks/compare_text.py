@@ -16,11 +16,11 @@ from condiff.evaluate.metric import Metric
 from condiff.evaluate.ngram import NGram, generative_perplexity
 from condiff.evaluate.text import known_words, unigram_entropy, words_of
 from condiff.process.blocks import Blockwise
-from condiff.tasks.generate import batches
+from condiff.tasks.generate import batches, solver_named, suits
 from condiff.tasks.tokens import reader_of
 
 SOLVERS = ("ordered", "ddim")
-"""What is compared when nothing is named: an exact number of tokens a call, and a random one."""
+"""What is compared when nothing is named: an exact number of tokens a call, and a random one, where they suit."""
 
 
 @final
@@ -61,7 +61,7 @@ def text_quality(
     splits: Splits,
     *,
     calls: Sequence[int] | None = None,
-    solvers: Sequence[str] = SOLVERS,
+    solvers: Sequence[str] | None = None,
     num_samples: int = 64,
     seed: int = 0,
     batch_size: int = 64,
@@ -73,7 +73,7 @@ def text_quality(
         system: A system that writes whole windows.
         splits: Its data: the training words, and held-out text for comparison and conditions.
         calls: Numbers of calls; powers of 2 up to a call a token if None.
-        solvers: Names of solvers.
+        solvers: Names of solvers; those of `SOLVERS` that suit the process if None.
         num_samples: Texts for each.
         seed, batch_size: As for `sample`.
         talk: Told every point.
@@ -103,6 +103,8 @@ def text_quality(
         judged = generative_perplexity([text.encode() for text in texts], scorer, entropy=entropy, of=of, seed=seed)
         return TextPoint(name, used, share, judged)
 
+    if solvers is None:
+        solvers = [name for name in SOLVERS if suits(solver_named(name), system.process)]
     points = []
     for solver in solvers:
         for budget in budgets:
