@@ -119,7 +119,17 @@ def test_an_evaluation_has_baselines_on_the_same_windows(folder, capsys):
     page = (folder / "run" / "report.html").read_text()
     assert "Beside baselines" in page
     assert main("eval run --quick -n 10 --windows 3".split()) == 0
-    assert "seasonal_naive_7" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    gain, loss = told["gains"]["linear_quantile"], told["baselines"]["linear_quantile"][0]
+    row = next(line for line in said.splitlines() if f"{100 * gain['value']:.1f} %" in line)
+    assert row.startswith("linear_quantile")
+    assert f"{loss['interval'][0]:.4g} to {loss['interval'][1]:.4g}" in row  # every loss with its interval
+    lines = [f"{day},5,1" for day in DAYS[:100]]
+    (folder / "still.csv").write_text("\n".join(["date,v,price", *lines]))
+    assert main("eval run --data still.csv --quick -n 10 --windows 3 --json".split()) == 0
+    said = capsys.readouterr()
+    assert "the linear quantile model is left out: still.csv: no training window" in said.err
+    assert json.loads(said.out)["metrics"][0]["value"] == 0  # what never changed is forecast exactly
 
 
 @pytest.mark.parametrize(

@@ -274,3 +274,29 @@ def test_classical_models_follow_a_season(arima):
     assert torch.equal(
         draws, Classical((7,), arima)([track, tracks_of(np.full(50, 3.0)).tracks[0]], 7, num_samples=60, seed=0)
     )
+
+
+@pytest.mark.slow  # statsmodels takes seconds to load and to fit
+@pytest.mark.skipif(not has_classical(), reason="statsmodels is not installed")
+@pytest.mark.parametrize("arima", [False, True])
+def test_classical_models_are_fitted_once_a_series_and_within_their_time(arima):
+    """Every window gets its forecast, whatever the time; a long history is cut, and its season keeps its phase."""
+    long = 50 + 10 * np.sin(np.arange(2000) * 2 * np.pi / 7) + np.random.default_rng(0).normal(size=2000)
+    ends = (1700, 1703, 1999)  # their last 1500 values begin at different places in the week
+    track = tracks_of(long).tracks[0]
+    windows = [track.until(at, 7) for at in ends]
+    right = torch.from_numpy(np.stack([50 + 10 * np.sin(np.arange(at, at + 7) * 2 * np.pi / 7) for at in ends]))
+    told, losses = [], []
+    for seconds in (60.0, -1.0):
+        draws = Classical((7,), arima, seconds, told=told.append)(windows, 7, num_samples=200, seed=0)
+        losses.append(float((draws.mean(1) - right).abs().mean()))
+    assert told == [{"fitted": 3, "borrowed": 0, "failed": 0}, {"fitted": 0, "borrowed": 3, "failed": 0}]
+    assert losses[0] < 0.5
+    assert losses[1] < 10.0 * 2 / np.pi  # better than the mean, though nothing was fitted
+    alone = Classical((7,), arima)(windows[:1], 7, num_samples=200, seed=0)
+    assert torch.equal(alone[0], Classical((7,), arima)(windows, 7, num_samples=200, seed=0)[0])
+
+
+def test_a_linear_model_needs_windows_to_learn_from(system):
+    with pytest.raises(ValueError, match="made.csv: no training window that changes"):
+        LinearQuantile.fit(tracks_of(np.full(200, 5.0)), window_of(system))

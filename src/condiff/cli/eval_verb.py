@@ -45,6 +45,9 @@ def run(words: list[str]) -> int:
     parser.add_argument("--data", metavar="NAME_OR_PATH", help="data to compare with [what it was trained on]")
     parser.add_argument("-n", "--num-samples", type=positive, help="how many samples [1000; 100 of a forecast]")
     parser.add_argument("--windows", type=positive, default=100, help="series: test windows, evenly spread [100]")
+    parser.add_argument(
+        "--fit-seconds", type=natural, default=60, help="series: time to fit each of ETS and ARIMA [60]"
+    )
     parser.add_argument("--seed", type=natural, default=0, help="names samples and draws [0]")
     parser.add_argument("--quick", action="store_true", help="distances and agreement only")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -118,7 +121,7 @@ def _series(system: Any, arguments: Any, folder: Path) -> int:  # noqa: ANN401 -
     """Evaluate a run that forecasts."""
     from condiff.cli.output import alone
     from condiff.cli.report import write_report
-    from condiff.cli.series_eval import evaluate, lines
+    from condiff.cli.series_eval import evaluate, lines, losses
     from condiff.train.checkpoint import write_atomically
 
     if not alone():
@@ -135,12 +138,11 @@ def _series(system: Any, arguments: Any, folder: Path) -> int:  # noqa: ANN401 -
         return 0
     rows, heads = lines(facts)
     print(table(rows, ("forecast", *heads)))
-    for title, gain in facts["gains"].items():
-        low, high = gain["interval"]
-        print(
-            f"weighted quantile loss below {title}: {100 * gain['value']:.1f} % "
-            f"(95 % interval {100 * low:.1f} to {100 * high:.1f}, {facts['windows']} windows)"
-        )
+    main = losses(facts)
+    if main:
+        heads = ["forecast", "weighted_quantile_loss", "interval (95 %)", "model is below by", "interval (95 %)"]
+        print(f"\non the same {facts['windows']} windows, compared one by one:")
+        print(table(main, heads))
     if (folder / "config.yaml").is_file():
         say(f"definitions and intervals of every number: {folder / 'eval.json'}")
     return 0

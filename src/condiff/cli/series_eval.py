@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from condiff.cli.forecasting import Left, series_for
 from condiff.cli.output import say
 from condiff.core.system import System
+from condiff.data.tracks import Tracks
+from condiff.data.windows import Window
 from condiff.evaluate.series import Score
 from condiff.tasks.baselines import Classical, LinearQuantile, SeasonalErrors, SeasonalNaive, has_classical
 from condiff.tasks.forecast import Backtest, Forecaster, Trained, backtest, contest, held_out, window_of
@@ -33,7 +36,10 @@ def evaluate(system: System[Any, Any], arguments: argparse.Namespace) -> dict[st
     test = backtest(tracks, window.horizon, held_out(tracks, window), most=arguments.windows)
     say(f"forecasting {len(test)} windows of {window.horizon} steps, {count} draws each")
     forecasters: dict[str, Forecaster] = {MODEL: Trained(system, progress=Left("draws"))}
-    forecasters |= baselines(tracks, window, test, quick=arguments.quick, seed=arguments.seed)
+    fits: dict[str, Mapping[str, int]] = {}
+    forecasters |= baselines(
+        tracks, window, test, quick=arguments.quick, seed=arguments.seed, seconds=arguments.fit_seconds, fits=fits
+    )
     scores: dict[str, list[Score]] = {}
     for title, forecaster in forecasters.items():
         scores |= contest({title: forecaster}, test, num_samples=count, seed=arguments.seed)
@@ -43,10 +49,7 @@ def evaluate(system: System[Any, Any], arguments: argparse.Namespace) -> dict[st
         first = next((score for score in found if score.name == "weighted_quantile_loss"), None)
         if title != MODEL and first is not None and first.value > 0:
             gains[title] = mine[first.name].gain(first, seed=arguments.seed).to_json()
-    told = {
-        title: [replace(score.metric(seed=arguments.seed)).to_json() for score in found]
-        for title, found in scores.items()
-    }
+    told = {title: [score.metric(seed=arguments.seed).to_json() for score in found] for title, found in scores.items()}
     return {
         "run": arguments.run,
         "data": name,
@@ -60,25 +63,79 @@ def evaluate(system: System[Any, Any], arguments: argparse.Namespace) -> dict[st
         "metrics": told.pop(MODEL),
         "baselines": told,
         "gains": gains,
+        "fits": fits,
         "condition_use": None,
     }
 
 
-def baselines(tracks: Any, window: Any, test: Backtest, *, quick: bool, seed: int) -> dict[str, Forecaster]:  # noqa: ANN401
-    """Collect the forecasters to compare with; the classical ones take a while and are left out of a quick look."""
+def baselines(
+    tracks: Tracks,
+    window: Window,
+    test: Backtest,
+    *,
+    quick: bool,
+    seed: int,
+    seconds: float,
+    fits: dict[str, Mapping[str, int]],
+) -> dict[str, Forecaster]:
+    """Collect the forecasters to compare with; the classical ones are left out of a quick look.
+
+    Args:
+        tracks: The series.
+        window: How the run lays them out.
+        test: The windows that will be forecast.
+        quick: Leave the classical ones out?
+        seed: Names the order in which the linear model learns.
+        seconds: Time for fitting each classical one.
+        fits: Receives how each of them was fitted, once it has forecast.
+    """
     shortest = min(len(track) for track in test.tracks)
     periods = [period for period in tracks.frequency.periods if period < shortest] or [1]
     found: dict[str, Forecaster] = {f"seasonal_naive_{period}": SeasonalNaive(period) for period in periods}
     found[f"seasonal_errors_{periods[-1]}"] = SeasonalErrors(periods[-1])
-    found["linear_quantile"] = LinearQuantile.fit(tracks, window, seed=seed, progress=Left("steps of the linear model"))
+    left = Left("steps of the linear model")
+    try:
+        found["linear_quantile"] = LinearQuantile.fit(tracks, window, seed=seed, progress=left)
+    except ValueError as error:
+        say(f"the linear quantile model is left out: {error}")
     if quick:
         return found
     if not has_classical():
         say("ETS and ARIMA are left out: pip install condiff[series]")
         return found
+
+    def told(title: str, counts: Mapping[str, int]) -> None:
+        fits[title] = {**counts, "seconds": round(seconds)}
+        if counts["borrowed"]:
+            say(
+                f"{title}: {seconds:g} s of fitting were up; {counts['borrowed']} of {len(test)} windows are forecast "
+                "with parameters that were not fitted to their series; --fit-seconds gives more"
+            )
+        if counts["failed"]:
+            say(f"{title}: could not be fitted to {counts['failed']} of {len(test)} windows; their last season stands")
+
     for title, arima in (("ets", False), ("arima", True)):
-        found[title] = Classical(tracks.frequency.periods, arima, Left(f"windows of {title}"))
+        left = Left(f"windows of {title}")
+        found[title] = Classical(tracks.frequency.periods, arima, seconds, left, partial(told, title))
     return found
+
+
+def losses(facts: dict[str, Any]) -> list[list[str]]:
+    """Lay out the main measure for people: a forecaster a row, its loss, and how far the run is below it."""
+    every = {MODEL: facts["metrics"], **facts["baselines"]}
+    rows = []
+    for title, metrics in every.items():
+        for metric in metrics:
+            if metric["name"] == "weighted_quantile_loss":
+                gain = facts["gains"].get(title)
+                low, high = metric["interval"]
+                beside = (
+                    [f"{100 * gain['value']:.1f} %", "{:.1f} to {:.1f} %".format(*(100 * g for g in gain["interval"]))]
+                    if gain
+                    else ["", ""]
+                )
+                rows.append([title, f"{metric['value']:.4g}", f"{low:.4g} to {high:.4g}", *beside])
+    return rows
 
 
 def lines(facts: dict[str, Any]) -> tuple[list[list[str]], list[str]]:

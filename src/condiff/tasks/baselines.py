@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, final
 
@@ -127,10 +129,15 @@ class LinearQuantile:
             steps: Optimiser steps of 256 windows; 40 passes over the data, at least 300 and at most 2000, if None.
             seed: Names their order.
             progress: Told how far it is.
+
+        Raises:
+            ValueError: If there is no window to learn from.
         """
         places = origins(tracks.tracks, window, 0)
         windows = cut(window, tracks.tracks, places)
         good = (windows.scale > 0) & ~np.isnan(windows.values[:, -window.horizon :]).all(1)
+        if not good.any():
+            raise ValueError(f"{tracks.source}: no training window that changes and has a value to learn from")
         context, own, truth, seen = cls._features(window, windows.where(good))
         steps = min(max(40 * len(context) // 256, 300), 2000) if steps is None else steps
         levels = _levels()
@@ -183,21 +190,31 @@ class LinearQuantile:
 @final
 @dataclass(frozen=True)
 class Classical:
-    """A classical model fitted to every history on its own, and simulated from its end (extra `[series]`).
+    """A classical model of every history on its own, simulated from its end (extra `[series]`).
+
+    Parameters are fitted once a series, to the earliest history asked for, and only until the time is up; states are
+    those of each history. A series whose turn comes later takes the parameters fitted last (exponential smoothing) or
+    the optimiser's starting values (ARIMA: a regression on the season, and a conditional fit).
 
     Args:
         periods: Steps in every natural period, shortest first; empty for none.
         arima: False: exponential smoothing with additive error, damped trend and additive season (ETS(A,Ad,A)), of the
             longest period that the history holds three times. True: ARIMA(2,0,1) around sines and cosines of every
             period, up to five of each.
-        progress: Told how many series are done.
+        seconds: Time for fitting.
+        progress: Told how many windows are done.
+        told: Told at the end how many windows were forecast with parameters "fitted" to their series, with "borrowed"
+            ones, and by the last season because the model "failed".
 
-    Source: Hyndman et al. 2008 for the state space form of exponential smoothing; `statsmodels` fits both.
+    Source: Hyndman et al. 2008 for the state space form of exponential smoothing, and its heuristic first states;
+        `statsmodels` fits both.
     """
 
     periods: tuple[int, ...]
     arima: bool = False
+    seconds: float = math.inf
     progress: Callable[[int, int], None] = lambda done, total: None
+    told: Callable[[Mapping[str, int]], None] = lambda counts: None
 
     @property
     def paths(self) -> bool:
@@ -210,48 +227,68 @@ class Classical:
         Raises:
             ImportError: If statsmodels is not installed.
         """
-        found = []
+        found, begun = [], time.monotonic()
+        known: dict[tuple[str, tuple[int, ...]], NDArray[np.float64]] = {}
+        counts = {"fitted": 0, "borrowed": 0, "failed": 0}
         for number, track in enumerate(tracks):
             past = filled(track.values[-MOST_HISTORY:, None])[:, 0] if np.isfinite(track.values).any() else track.values
-            periods = [period for period in self.periods if 3 * period <= min(len(past), MOST_HISTORY)]
-            if len(past) < 20 or np.ptp(past) == 0:
-                base = _last_season(past, min(max(periods, default=1), len(past)), horizon)
-                found.append(np.tile(base, (num_samples, 1)))
-            else:
-                fitted = self._arima if self.arima else self._smoothing
+            periods = tuple(period for period in self.periods if 3 * period <= len(past))
+            drawn = None
+            if len(past) >= 20 and np.ptp(past) > 0:
                 centre, scale = float(past.mean()), float(past.std())
+                first = len(track.values) - len(past)  # seasons keep their phase, wherever a history is cut
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # a poor fit is a poor forecast, and is measured as one
-                    name = key(seed, "classical", number)
-                    drawn = fitted((past - centre) / scale, horizon, num_samples, name, periods)
-                found.append(np.nan_to_num(drawn) * scale + centre)
+                    model, outside = self._model((past - centre) / scale, first, horizon, periods)
+                    try:
+                        name, late = (track.name, periods), time.monotonic() - begun > self.seconds
+                        if name not in known and not late:
+                            known[name] = np.asarray(self._fit(model))
+                        same = [parameters for (_, other), parameters in known.items() if other == periods]
+                        borrowed = same[-1] if same and not self.arima else model.start_params
+                        result = model.smooth(known.get(name, borrowed))
+                        drawn = _simulated(result, horizon, num_samples, key(seed, "classical", number), outside)
+                    except np.linalg.LinAlgError:
+                        drawn = None
+                if drawn is not None and np.isfinite(drawn).all():
+                    drawn = drawn * scale + centre
+                    counts["fitted" if name in known else "borrowed"] += 1
+                else:
+                    drawn = None
+                    counts["failed"] += 1
+            if drawn is None:
+                base = _last_season(past, min(max(periods, default=1), len(past)), horizon)
+                drawn = np.tile(base, (num_samples, 1))
+            found.append(drawn)
             self.progress(number + 1, len(tracks))
+        self.told(counts)
         return torch.from_numpy(np.stack(found))
 
-    def _smoothing(
-        self, past: NDArray[np.float64], horizon: int, count: int, seed: int, periods: Sequence[int]
-    ) -> NDArray[np.float64]:
-        from statsmodels.tsa.exponential_smoothing.ets import ETSModel
+    def _model(
+        self, past: NDArray[np.float64], first: int, horizon: int, periods: Sequence[int]
+    ) -> tuple[Any, NDArray[np.float64] | None]:
+        """Set the model up; returns it, and what it is told of the horizon."""
+        if not self.arima:
+            from statsmodels.tsa.exponential_smoothing.ets import ETSModel
 
-        season: dict[str, Any] = {"seasonal": "add", "seasonal_periods": max(periods)} if periods else {}
-        fit = ETSModel(past, error="add", trend="add", damped_trend=True, **season).fit(disp=False, maxiter=100)
-        drawn = fit.simulate(horizon, anchor="end", repetitions=count, **_random(fit.simulate, seed))
-        return np.asarray(drawn, np.float64).reshape(horizon, count).T
-
-    def _arima(
-        self, past: NDArray[np.float64], horizon: int, count: int, seed: int, periods: Sequence[int]
-    ) -> NDArray[np.float64]:
+            season: dict[str, Any] = {"seasonal": "add", "seasonal_periods": max(periods)} if periods else {}
+            ets = ETSModel(
+                past, error="add", trend="add", damped_trend=True, initialization_method="heuristic", **season
+            )
+            return ets, None
         from statsmodels.tsa.arima.model import ARIMA
 
-        step = np.arange(len(past) + horizon)
+        step = first + np.arange(len(past) + horizon)
         rates = sorted({k / period for period in periods for k in range(1, 6) if 2 * k < period})
         waves = [wave(2 * np.pi * rate * step) for rate in rates for wave in (np.sin, np.cos)]
         outside = np.stack(waves, 1) if waves else None
         known = None if outside is None else outside[: len(past)]
-        ahead = None if outside is None else outside[len(past) :]
-        fit = ARIMA(past, exog=known, order=(2, 0, 1)).fit(method_kwargs={"maxiter": 50})
-        drawn = fit.simulate(horizon, anchor="end", repetitions=count, exog=ahead, **_random(fit.simulate, seed))
-        return np.asarray(drawn, np.float64).reshape(horizon, count).T
+        return ARIMA(past, exog=known, order=(2, 0, 1)), None if outside is None else outside[len(past) :]
+
+    def _fit(self, model: Any) -> Any:  # noqa: ANN401 - of statsmodels
+        if self.arima:
+            return model.fit(method_kwargs={"maxiter": 50}, cov_type="none").params
+        return model.fit(disp=False, maxiter=100).params
 
 
 def has_classical() -> bool:
@@ -259,6 +296,18 @@ def has_classical() -> bool:
     from importlib.util import find_spec
 
     return find_spec("statsmodels") is not None
+
+
+def _simulated(
+    result: Any,  # noqa: ANN401 - of statsmodels
+    horizon: int,
+    count: int,
+    seed: int,
+    outside: NDArray[np.float64] | None,
+) -> NDArray[np.float64]:
+    more = {} if outside is None else {"exog": outside}
+    drawn = result.simulate(horizon, anchor="end", repetitions=count, **more, **_random(result.simulate, seed))
+    return np.asarray(drawn, np.float64).reshape(horizon, count).T
 
 
 def _random(simulate: Callable[..., object], seed: int) -> dict[str, np.random.Generator]:
