@@ -25,6 +25,7 @@ GROUPS = {
     "quality": ("G16",),
     "streaming": ("G13",),
     "tokens": ("G14",),
+    "series": ("G17", "G18", "G19"),
 }
 """Modules of this folder and the goals they measure."""
 
