@@ -73,9 +73,9 @@ def test_the_second_series_is_hourly_and_whole():
 
 
 def test_it_runs_from_the_command_line(monkeypatch, tmp_path, capsys):
-    budget = tsdiff.Budget({"traffic": 2}, 1, 28, 2, 2, 12, 2)
+    budget = tsdiff.Budget({"traffic": 2}, 1, 28, 2, 3, 2, 12, 2)
     monkeypatch.setattr(tsdiff, "QUICK", budget)
-    monkeypatch.setattr(tsdiff, "SIZE", {"width": 8, "states": 4, "blocks": 1, "num_steps": 3})
+    monkeypatch.setattr(tsdiff, "SIZE", {"width": 8, "states": 4, "blocks": 1})
     assert main(["reproduce", "tsdiff", "--quick", "--json", "--out", str(tmp_path / "r")]) == 0
     told = json.loads(capsys.readouterr().out)
     assert {f"traffic: {name}" for name in GOOD} <= {row["name"] for row in told["rows"]}
