@@ -85,6 +85,20 @@ def test_every_verb_works_with_characters_and_pieces(other, tmp_path, capsys):
     assert main(["bench", "solvers", str(run), "--calls", "2", "--solvers", "ordered", "-n", "10", "--json"]) in (0, 2)
 
 
+def test_the_share_of_likely_tokens_is_chosen_and_kept(run, tmp_path, capsys):
+    texts = {}
+    for p in ("1", "0.5", "0.0001"):
+        out = tmp_path / f"{p}.txt"
+        assert main(["sample", str(run), "-n", "2", "--steps", "8", "--top-p", p, "--out", str(out), "--json"]) == 0
+        texts[p] = json.loads(capsys.readouterr().out)["texts"]
+        assert main(["replay", str(out), "--run", str(run)]) == 0
+        capsys.readouterr()
+    assert texts["1"] != texts["0.5"]
+    assert max(len(set(text)) for text in texts["0.0001"]) < min(len(set(text)) for text in texts["1"])
+    assert main(["sample", str(run), "--top-p", "1.5"]) == 2
+    assert "p in (0, 1], got 1.5" in capsys.readouterr().err
+
+
 def test_what_no_token_spells_is_refused_when_typed(other, capsys):
     run, kind = other
     code = main(["sample", str(run), "--prompt", "Ж the", "--steps", "2"])

@@ -166,5 +166,5 @@ def test_bundled_verses_in_pieces(monkeypatch):
 
 
 def test_tokens_are_for_text():
-    with pytest.raises(ValueError, match="tokens are for text"):
+    with pytest.raises(ValueError, match="tokens and packing are for text"):
         read("mocap", tokens=Bytes())

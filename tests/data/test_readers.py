@@ -257,7 +257,7 @@ def test_pairs_and_records(tmp_path: Path) -> None:
     [
         ("a.txt", b"caf\xe9 " * 2000, "expected UTF-8 text, but byte 3 is 0xe9"),
         ("a.txt", b"", "the file is empty"),
-        ("a.txt", b"short", "no window of 256 bytes"),
+        ("a.txt", b"short", "no window of 128 bytes"),
         ("a.txt", b"\0\1" * 5000, "zero bytes"),
         ("a.txt.gz", b"\x1f\x8b\x08broken", "damaged or cut short as a .gz file"),
         ("a.txt.xz", lzma.compress(b"text" * 999)[:-9], "damaged or cut short as a .xz file"),
@@ -382,7 +382,7 @@ def test_files_and_records_are_packed_on_demand(tmp_path: Path) -> None:
         ("a.txt", b"one text " * 400, "three texts or more, .* but there is 1"),
         ("a.tsv", b"a\tb\n" * 30, "cannot be conditioned on input"),
         ("a.jsonl", b'{"text": "a", "label": "x"}\n' * 30, "cannot be conditioned on label"),
-        ("a.jsonl", b'{"text": "a"}\n' * 30, "no window of 256 bytes fits .*all texts there: "),
+        ("a.jsonl", b'{"text": "a"}\n' * 30, "no window of 128 bytes fits .*all texts there: "),
         ("a.csv", b"a,b\n1,2\n", "packing are for text"),
     ],
 )

@@ -282,6 +282,7 @@ INSTANCES: dict[str, object] = {
     "TokenEuler": solvers.TokenEuler(),
     "Gained": solvers.Gained(),
     "Ordered": solvers.Ordered(),
+    "Nucleus": solvers.Nucleus(solvers.Ordered(), 0.7),
     "FirstHitting": solvers.FirstHitting(),
     "Direct": solvers.Direct(),
     "Predicted": solvers.Predicted(),

@@ -12,7 +12,7 @@ from condiff.core.shapes import instant
 from condiff.guidance import Memo
 from condiff.oracles import TokenTable
 from condiff.process import Absorbing, GeometricMasking, LinearMasking
-from condiff.solvers import FirstHitting, Jump, Ordered, TokenEuler
+from condiff.solvers import FirstHitting, Jump, Nucleus, Ordered, TokenEuler
 
 V, L = 3, 4
 PROCESS = Absorbing(V)
@@ -135,3 +135,25 @@ def test_a_source_is_checked():
         PROCESS.start((2, L), rng=SharedRng(0), source=torch.zeros(1, L, dtype=torch.int64))
     with pytest.raises(ValueError, match="ids 0 to 2"):
         PROCESS.start((1, L), rng=SharedRng(0), source=torch.full((1, L), 4))
+
+
+def test_a_nucleus_draws_from_the_likeliest_tokens_only():
+    """Chances 0.5, 0.3, 0.2: at 0.7 the third is never drawn, the others 5 to 3; at 0.5 only the first; at 1 nothing changes."""
+    logits = torch.tensor([0.5, 0.3, 0.2]).log()
+    process = Absorbing(3)
+    hidden = torch.full((4000, 4), process.mask)
+    t, s = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+
+    def drawn(solver):
+        def denoise(x, t):
+            return Categorical(logits.expand(*x.shape, 3))
+
+        return solver.step(process, denoise, solver.init(hidden, t), t, s, SharedRng(3)).x
+
+    counts = torch.bincount(drawn(Nucleus(Ordered(), 0.7)).flatten(), minlength=4).tolist()
+    assert counts[2:] == [0, 0]
+    assert abs(counts[0] / 16000 - 5 / 8) < 0.015
+    assert torch.bincount(drawn(Nucleus(Jump(), 0.5)).flatten()).tolist() == [16000]
+    assert torch.equal(drawn(Nucleus(Ordered(), 1.0)), drawn(Ordered()))
+    with pytest.raises(ValueError, match="p in"):
+        Nucleus(Ordered(), 0.0)

@@ -40,7 +40,11 @@ def _parser() -> Parser:
     parser.add_argument("run", metavar="RUN", nargs="?", help="run folder, checkpoint folder or .safetensors file")
     parser.add_argument("--exact", action="store_true", help="instead of RUN: mixtures whose denoiser is exact")
     parser.add_argument("--calls", type=_list_of_calls, default=None, help="network calls [5,10,20,50]")
-    parser.add_argument("--solvers", metavar="NAMES", help="solvers by name, such as dpm2m,evodiff [all that suit]")
+    parser.add_argument(
+        "--solvers",
+        metavar="NAMES",
+        help="solvers by name, such as dpm2m,evodiff [all that suit]; own is that of a text run",
+    )
     parser.add_argument("-n", "--num-samples", type=positive, default=256, help="samples for each number [256]")
     parser.add_argument("--fine", type=step_count, default=200, help="steps of the fine solution [200]")
     parser.add_argument("--data", metavar="NAME_OR_PATH", help="held-out data [what RUN was trained on]")
@@ -92,7 +96,8 @@ def run(words: list[str]) -> int:
 
     with usage():
         for name in names or ():
-            solver_named(name)
+            if name != "own":
+                solver_named(name)
     started = time.perf_counter()
     if not arguments.exact:
         from condiff.cli.sample_verb import opened

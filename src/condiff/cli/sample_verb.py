@@ -45,6 +45,12 @@ def _parser() -> Parser:
         "--best-of", type=positive, metavar="N", help="text systems: keep the best of N answers [the system's]"
     )
     parser.add_argument(
+        "--top-p",
+        type=number,
+        metavar="P",
+        help="text systems: keep the likeliest tokens of mass P, 1 all [the system's]",
+    )
+    parser.add_argument(
         "--precision", choices=("fp32", "bf16"), default="fp32", help="type the network computes in [fp32]"
     )
     parser.add_argument("--device", default="cpu", help="where to compute [cpu]")
@@ -108,7 +114,7 @@ def run(words: list[str]) -> int:
         raise UsageError(
             f"this run continues series: use condiff forecast {arguments.run} --data PATH, or condiff impute for gaps"
         )
-    only = ("prompt", "infill", "length", "best_of")
+    only = ("prompt", "infill", "length", "best_of", "top_p")
     asked = next((name for name in only if getattr(arguments, name) is not None), None)
     if asked:
         raise UsageError(

@@ -50,7 +50,7 @@ def _parser(recipe: str | None) -> Parser:
     )
     parser.add_argument("--tokens", choices=TOKENS, help="what a token of text is; bpe needs the extra [text] [bytes]")
     parser.add_argument(
-        "--vocab-size", type=positive, metavar="N", help="tokens to learn: bpe [1024], characters [all]"
+        "--vocab-size", type=positive, metavar="N", help="tokens to learn: bpe [4096], characters [all]"
     )
     taken = {"data", "out", "seed", "resume", "device", "json", "condition", "lags", *_DATA_OPTIONS}
     parser.add_argument("--pack", action="store_true", help="lay several texts one after another, an end behind each")

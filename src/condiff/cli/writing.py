@@ -15,8 +15,7 @@ from condiff.cli.made import MARK, conditions_for
 from condiff.cli.output import alone, emit, say
 from condiff.core.system import System
 from condiff.tasks.choose import write_best
-from condiff.tasks.generate import check_solver
-from condiff.tasks.text import write
+from condiff.tasks.text import cut_tails, write
 from condiff.train.checkpoint import write_atomically
 
 
@@ -48,6 +47,7 @@ def run_text(
         "infill": arguments.infill or "",
         "length": arguments.length,
         "best_of": arguments.best_of or system.data.get("best_of", 1),
+        "top_p": arguments.top_p,
         "precision": arguments.precision,
     }
     if not system.schema and recipe["guidance_scale"] != 1.0:
@@ -55,8 +55,7 @@ def run_text(
             f"this system takes no condition, so --guidance-scale {recipe['guidance_scale']:g} cannot be used"
         )
     with usage():
-        if arguments.solver:
-            check_solver(system, arguments.solver)
+        cut_tails(system, arguments.top_p, arguments.solver)
         conditions_for(system, conditions, range(1))
         system.grid(recipe["num_steps"])
         pieces = texts(system, recipe)
@@ -88,8 +87,9 @@ def texts(system: System[Any, Any], recipe: Mapping[str, Any]) -> Any:  # noqa: 
     from condiff.cli.sample_verb import ready
 
     count, first = recipe["num_samples"], recipe["first"]
-    names = ("num_samples", "prompt", "infill", "length", "num_steps", "solver", "seed", "batch_size", "first")
+    names = ("num_samples", "prompt", "infill", "length", "num_steps", "seed", "batch_size", "first")
     wanted = {
+        "solver": cut_tails(system, recipe.get("top_p"), recipe["solver"]),
         "cond": conditions_for(system, recipe["cond"], range(first, first + count)),
         "guidance_scale": recipe["guidance_scale"] if system.schema else None,
         **{name: recipe[name] for name in names},

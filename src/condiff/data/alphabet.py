@@ -60,6 +60,9 @@ class Alphabet(Protocol):
         ...
 
 
+WINDOW = {"byte": 128, "character": 128, "piece": 64}
+"""Tokens in a window of running text if no length is given, by what a token is: some 25 to 40 words."""
+
 Learned = Callable[[Sequence[str]], Alphabet]
 """Learns an alphabet from the texts of the training part, as `Characters.fit` does."""
 
@@ -195,12 +198,12 @@ class BytePairs:
 
         Args:
             texts: Texts of the training part.
-            size: Most tokens, the end among them, 257 to 32,000; None is 1,024. A small text may give fewer.
+            size: Most tokens, the end among them, 257 to 32,000; None is 4,096. A small text may give fewer.
 
         Raises:
             ValueError: If the size is out of range, or the library is not installed.
         """
-        most = 1024 if size is None else _sized(size, 257, MOST)
+        most = 4096 if size is None else _sized(size, 257, MOST)
         library = _library()
         made = library.Tokenizer(library.models.BPE())
         made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)

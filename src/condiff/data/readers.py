@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from condiff.data import arrays, columns, corpus, files, images, kinds, panel, splits, tables
-from condiff.data.alphabet import Alphabet, Learned, described, restored, settled
+from condiff.data.alphabet import WINDOW, Alphabet, Learned, described, restored, settled
 from condiff.data.batch import Splits
 from condiff.data.build import build
 from condiff.data.cells import Conditions
@@ -25,7 +25,7 @@ from condiff.data.tracks import read_tracks
 from condiff.data.windows import windowed_tracks
 
 TEXT_LENGTH = 256
-"""Tokens in a text example if no length is given."""
+"""Tokens of a record or a pair if no length is given; windows of running text are shorter, see `WINDOW`."""
 
 
 def read(
@@ -241,7 +241,7 @@ def _bundled(name: str, length: int | None, stride: int | None, tokens: Alphabet
     if name == "kjv":
         from condiff.data.verses import passages
 
-        return passages(length or TEXT_LENGTH, "kjv", stride, tokens)
+        return passages(length, "kjv", stride, tokens)
     if stride is not None:
         raise ValueError("verses: every example is one verse, so there is no stride; leave it out")
     from condiff.data.verses import verses
@@ -404,11 +404,10 @@ def _texts(
 ) -> Splits:
     found = corpus.scan(place)
     _stop(place, found.problems)
-    size = length or TEXT_LENGTH
     if pack:
         _check_packable(place, found)
     elif found.rows:
-        return _text_rows(place, found, size, stride, tokens)
+        return _text_rows(place, found, length or TEXT_LENGTH, stride, tokens)
     several = pack or len(found.texts) >= 3 or bool(found.parts)
     pieces: list[list[str]] = [[], [], []]
     if several:
@@ -422,6 +421,7 @@ def _texts(
             for code in range(3):
                 pieces[code].append(text[edges[code] : edges[code + 1]])
     alphabet = settled(tokens, pieces[TRAIN])
+    size = length or WINDOW[alphabet.unit]
     cut, step = [], stride or size
     for code, texts in enumerate(pieces):
         rows = [alphabet.encode(text) for text in texts]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condiff.data import arrays, corpus, files, kinds, panel, splits, tables
+from condiff.data.alphabet import WINDOW
 from condiff.data.columns import looks
 from condiff.data.estimate import propose
 from condiff.data.inspect import Inspection
@@ -311,7 +312,7 @@ def _texts(place: Path, path: str, steps: int, batch_size: int) -> Inspection:
         "bytes": sum(sizes),
         "bytes_of_a_text": [min(sizes), max(sizes)],
     }
-    length = 256
+    length = 256 if found.rows else WINDOW["byte"]
     count = len(found.texts) if found.rows else sum(sizes) // length
     facts["duplicates"], warnings = doubles(
         [digest(repr(row).encode()) for row in zip(found.texts, found.inputs or found.texts, strict=True)],

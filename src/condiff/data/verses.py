@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import final
 
-import numpy as np
 import torch
 
 from condiff.data import corpus, resource
-from condiff.data.alphabet import Alphabet, Learned, described, settled
+from condiff.data.alphabet import WINDOW, Alphabet, Learned, described, settled
 from condiff.data.batch import Dataset, Splits
 from condiff.data.splits import PARTS, TRAIN, book_part
 
@@ -88,7 +87,7 @@ def verses(length: int = 256, tokens: Alphabet | Learned | None = None) -> Split
 
 
 def passages(
-    length: int = 256,
+    length: int | None = None,
     version: str = "kjv",
     stride: int | None = None,
     tokens: Alphabet | Learned | None = None,
@@ -96,7 +95,7 @@ def passages(
     """Load running text: windows of tokens within one book, verses joined by newlines, without condition.
 
     Args:
-        length: Tokens in a window.
+        length: Tokens in a window; 128, or 64 pieces, if None.
         version: "kjv" or "bbe".
         stride: Tokens from one window to the next; the length if None.
         tokens: Alphabet, or what learns one from the training books; bytes if None.
@@ -106,27 +105,25 @@ def passages(
     Raises:
         ValueError: If the version is unknown or a number is not positive.
     """
-    step = length if stride is None else stride
     if version not in VERSIONS:
         raise ValueError(f"version must be one of {', '.join(VERSIONS)}, got {version!r}")
-    if length < 1 or step < 1:
-        raise ValueError(f"length and stride must be at least 1, got {length} and {step}")
+    if min(1 if length is None else length, 1 if stride is None else stride) < 1:
+        raise ValueError(f"length and stride must be at least 1, got {length} and {stride}")
     books: dict[int, list[str]] = {}
     for verse in table():
         books.setdefault(verse.book, []).append(verse.kjv if version == "kjv" else verse.bbe)
     whole = {book: "\n".join(lines) + "\n" for book, lines in books.items()}
     alphabet = settled(tokens, [text for book, text in whole.items() if book_part(book) == TRAIN])
+    size = WINDOW[alphabet.unit] if length is None else length
+    step = size if stride is None else stride
 
     def part(code: int) -> Dataset:
         running = [alphabet.encode(text) for book, text in whole.items() if book_part(book) == code]
-        rows = [
-            np.lib.stride_tricks.sliding_window_view(book, length)[::step] for book in running if len(book) >= length
-        ]
-        data = np.concatenate(rows) if rows else np.empty((0, length), np.int16)
+        data = corpus.windows(running, size, step)
         name = "kjv" if version == "kjv" else "verses"
         meta: dict[str, object] = {
             "source": name, "split": PARTS[code], "split_rule": "whole books", "version": version,
-            **described(alphabet, length),
+            **described(alphabet, size),
         }  # fmt: skip
         return Dataset(torch.from_numpy(data), {}, {}, name=name, kind="text", meta=meta)
 

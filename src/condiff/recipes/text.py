@@ -13,7 +13,7 @@ from condiff.nn import DiTSize, TokenDiT
 from condiff.objectives import AnyOrder, Dropping
 from condiff.process import Absorbing, Flow, TimeFree, Times, Uniform, Unmasked
 from condiff.recipes.measure import text_of
-from condiff.solvers import Ordered
+from condiff.solvers import Nucleus, Ordered
 from condiff.train.recipe import recipe
 from condiff.train.settings import Training
 
@@ -29,6 +29,7 @@ def text(
     drop: float = 0.1,
     guidance: float = 1.0,
     num_steps: int = 64,
+    top_p: float = 0.9,
     about: Mapping[str, Any] | None = None,
 ) -> System[Absorbing, Categorical]:
     """Text by absorbing diffusion over tokens: free, continued, filled in, or made from another text.
@@ -42,6 +43,7 @@ def text(
         drop: Share of training rows whose conditions are dropped, for guidance.
         guidance: Default guidance scale when sampling; 1 is none.
         num_steps: Default number of sampling steps; as many as tokens write one at a time.
+        top_p: Mass of the likeliest tokens that texts are written with, in (0, 1]; 1 keeps the tails.
         about: Where the data came from; the data decide.
     """
     schema: dict[str, Kind] = schema_from_json(conditions or {})
@@ -51,7 +53,7 @@ def text(
         process=process,
         denoiser=Unmasked(TimeFree(net), process),
         objective=Dropping(AnyOrder(process), dict.fromkeys(schema, drop)),
-        solver=Ordered(),
+        solver=Nucleus(Ordered(), top_p),
         codec=Identity(),
         grid=Times(Uniform(), Flow()),
         shape=(length,),

@@ -11,7 +11,7 @@ from condiff.solvers.renoise import Renoise
 from condiff.solvers.rungekutta import Euler, Heun, Midpoint
 from condiff.solvers.sde import SDE, Anderson, Bump, Constant, Corrected, Diffusion, Langevin, Proportional
 from condiff.solvers.teleport import Known, Prior, Teleport, at_noise
-from condiff.solvers.tokens import FirstHitting, Gained, Ordered, TokenEuler
+from condiff.solvers.tokens import FirstHitting, Gained, Nucleus, Ordered, TokenEuler
 
 __all__ = [
     "SDE",
@@ -34,6 +34,7 @@ __all__ = [
     "Langevin",
     "Midpoint",
     "Multistep",
+    "Nucleus",
     "Ordered",
     "PerChannel",
     "PerSample",

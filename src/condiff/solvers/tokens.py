@@ -17,7 +17,8 @@ from torch import Tensor
 from condiff.core.estimate import Categorical
 from condiff.core.rng import Rng
 from condiff.core.shapes import expand
-from condiff.core.solver import State
+from condiff.core.solver import Solver, State
+from condiff.guidance.tokens import TopP
 from condiff.process.absorbing import Absorbing, unmask, write
 from condiff.process.scalar import ratio
 
@@ -195,3 +196,42 @@ class FirstHitting:
             now = process.masking.time(at.squeeze(1).clamp_min(0.0))
             x = write(x, where, denoise(x, now), u)
         return State(x)
+
+
+@final
+@dataclass(frozen=True)
+class Nucleus:
+    """Another solver, whose tokens are drawn from the smallest set of likeliest ones that has mass p.
+
+    What a system is trained and measured with stays as it is; only what it writes loses its unlikely tails.
+
+    Args:
+        inner: The solver.
+        p: In (0, 1]; 1 changes nothing.
+
+    Source: Holtzman et al. 2020.
+    """
+
+    inner: Solver[Absorbing, Categorical]
+    p: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.p <= 1.0:
+            raise ValueError(f"Nucleus needs p in (0, 1], got {self.p}")
+
+    def init(self, x: Tensor, t: Tensor) -> State:
+        """Start as the inner solver does."""
+        return self.inner.init(x, t)
+
+    def step(
+        self,
+        process: Absorbing,
+        denoise: Callable[[Tensor, Tensor], Categorical],
+        state: State,
+        t: Tensor,
+        s: Tensor,
+        rng: Rng,
+    ) -> State:
+        """Move from t to s as the inner solver does, with every estimate cut."""
+        cut = TopP(lambda x, t, cond: denoise(x, t), self.p)
+        return self.inner.step(process, lambda x, t: cut(x, t, None), state, t, s, rng)

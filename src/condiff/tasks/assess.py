@@ -283,7 +283,7 @@ def _assess_text(
     size = max(sum(len(text.encode()) for text in held) // count, 1)
     letters = line[torch.randint(len(line), (count, size), generator=generator)]
     compared = {
-        "": ([reader(row) for row in drawn], unigram_entropy(drawn, vocabulary), "samples"),
+        "": ([reader(row) for row in drawn], unigram_entropy(drawn, vocabulary), f"samples by {system.solver}"),
         "_held_out": (held, unigram_entropy(test.data[:count].long(), vocabulary), "held-out text"),
         "_chance": ([words(row) for row in letters], unigram_entropy(letters, 257), "bytes drawn by their frequency"),
     }

@@ -12,6 +12,7 @@ from torch import Tensor
 from condiff.core.condition import Condition
 from condiff.core.drivers import sample
 from condiff.core.rng import RowRng, key
+from condiff.core.solver import Solver
 from condiff.core.system import System
 from condiff.guidance.cfg import CFG
 from condiff.nn.context import LAST, PREFIX
@@ -36,7 +37,7 @@ def write_blocks(
     cond: Mapping[str, Any] | Condition | None = None,
     guidance_scale: float | None = None,
     seed: int = 0,
-    solver: str | None = None,
+    solver: Solver[Any, Any] | str | None = None,
     first: int = 0,
     window: int = 1024,
     least_entropy: float = 0.0,

@@ -19,8 +19,11 @@ from condiff.process.blocks import Blockwise
 from condiff.tasks.generate import batches, solver_named, suits
 from condiff.tasks.tokens import reader_of
 
-SOLVERS = ("ordered", "ddim")
-"""What is compared when nothing is named: an exact number of tokens a call, and a random one, where they suit."""
+OWN = "own"
+"""Name of the solver that a system has."""
+
+SOLVERS = (OWN, "ordered", "ddim")
+"""What is compared where it suits, if nothing is named: the own, an exact number of tokens a call, and a random one."""
 
 
 @final
@@ -73,7 +76,7 @@ def text_quality(
         system: A system that writes whole windows.
         splits: Its data: the training words, and held-out text for comparison and conditions.
         calls: Numbers of calls; powers of 2 up to a call a token if None.
-        solvers: Names of solvers; those of `SOLVERS` that suit the process if None.
+        solvers: Names of solvers, "own" being the system's; those of `SOLVERS` that suit the process if None.
         num_samples: Texts for each.
         seed, batch_size: As for `sample`.
         talk: Told every point.
@@ -104,13 +107,17 @@ def text_quality(
         return TextPoint(name, used, share, judged)
 
     if solvers is None:
-        solvers = [name for name in SOLVERS if suits(solver_named(name), system.process)]
+        solvers = [name for name in SOLVERS if name == OWN or suits(solver_named(name), system.process)]
     points = []
+    named = {name: solver_named(name) for name in solvers if name != OWN}
     for solver in solvers:
+        if solver == OWN and system.solver in named.values():
+            continue  # it is there under its name
         for budget in budgets:
             parts = list(
                 batches(
-                    system, num_samples=num_samples, num_steps=budget, cond=asked, seed=seed, solver=solver,
+                    system, num_samples=num_samples, num_steps=budget, cond=asked, seed=seed,
+                    solver=named.get(solver),
                     batch_size=batch_size,
                 )
             )  # fmt: skip

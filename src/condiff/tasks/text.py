@@ -12,14 +12,17 @@ from torch import Tensor
 from condiff.core.condition import Condition
 from condiff.core.drivers import rollout
 from condiff.core.rng import key
+from condiff.core.solver import Solver
 from condiff.core.system import System
 from condiff.data.alphabet import Alphabet
 from condiff.process.absorbing import Absorbing
 from condiff.process.blocks import Blockwise
 from condiff.process.embedded import Embedded
 from condiff.process.replace import MaskAndReplace
+from condiff.solvers import Nucleus
 from condiff.tasks.around import around
 from condiff.tasks.blocks import write_blocks
+from condiff.tasks.generate import check_solver
 from condiff.tasks.tokens import Streams, alphabet_of, counted
 from condiff.tasks.tokens import ids as ids
 from condiff.tasks.tokens import words as words
@@ -77,7 +80,7 @@ def write(
     cond: Mapping[str, Any] | Condition | None = None,
     guidance_scale: float | None = None,
     seed: int = 0,
-    solver: str | None = None,
+    solver: Solver[Any, Any] | str | None = None,
     batch_size: int = 64,
     first: int = 0,
 ) -> Iterator[list[str]]:
@@ -158,6 +161,30 @@ def write(
         skip = overlap
     if any(left := streams.close()):
         yield left
+
+
+def cut_tails(
+    system: System[Any, Any], top_p: float | None, solver: Solver[Any, Any] | str | None = None
+) -> Solver[Any, Any]:
+    """Return the solver that a system is asked to write with, keeping the likeliest tokens of mass top_p.
+
+    Args:
+        system: A text system.
+        top_p: In (0, 1], in place of the solver's own; None leaves that as it is.
+        solver: The solver or its name; the system's own if None.
+
+    Raises:
+        ValueError: If the solver is unknown or does not suit the system, or top_p is out of range.
+    """
+    chosen = check_solver(system, solver)
+    if top_p is None:
+        return chosen
+    inner = chosen.inner if isinstance(chosen, Nucleus) else chosen
+    if not isinstance(system.process, Absorbing):
+        raise ValueError(
+            f"tails are cut for masked tokens, but this system's process is {type(system.process).__name__}"
+        )
+    return inner if top_p == 1.0 else Nucleus(inner, top_p)
 
 
 def _prompted(alphabet: Alphabet, prompt: str, total: int) -> tuple[Tensor, str]:
