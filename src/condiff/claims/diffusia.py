@@ -67,7 +67,7 @@ class Budget:
 
 
 QUICK = Budget(1, 160, 60, 500, 40, 3, 3)
-FULL = Budget(3, 1500, 1000, 500, 200, 10, 10)
+FULL = Budget(3, 1200, 800, 500, 150, 10, 10)
 SMALL: Mapping[str, Any] = {"width": 64, "depth": 2, "given": 0.0}
 
 
