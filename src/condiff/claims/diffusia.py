@@ -141,7 +141,7 @@ def verdict(rows: Sequence[Row]) -> bool:
 def on_vowels(arm: str, budget: Budget, seed: int, lines: list[str], talk: Talk) -> dict[str, float]:
     """Train one network to put vowels back, and measure it."""
     splits = vowels()
-    settings = replace(diffusia.training, steps=budget.steps, batch_size=32, learning_rate=2e-3)
+    settings = replace(diffusia.training, steps=budget.steps)
     system = fitted(built(diffusia, splits, seed=seed, read=arm, **SMALL), splits, settings, seed=seed, talk=_quiet)
     found = {
         f"vowels, {arm}: one step at t = {t}": one_step(system, splits.test.take(budget.looks), t, corpus.PAD)
@@ -168,7 +168,7 @@ def on_vowels(arm: str, budget: Budget, seed: int, lines: list[str], talk: Talk)
 def on_verses(arm: str, budget: Budget, seed: int, lines: list[str], talk: Talk) -> dict[str, float]:
     """Train one network to simplify verses, and measure it."""
     splits, book = simplified()
-    settings = replace(diffusia.training, steps=budget.verse_steps, batch_size=32, learning_rate=2e-3)
+    settings = replace(diffusia.training, steps=budget.verse_steps)
     system = fitted(built(diffusia, splits, seed=seed, read=arm, **SMALL), splits, settings, seed=seed, talk=_quiet)
     test = splits.test.take(budget.texts)
     truth = [" ".join(cut) for cut in _pairs(2)[1][: len(test)]]

@@ -42,7 +42,8 @@ def _diffusia_of(splits: Splits) -> dict[str, Any]:
 @recipe(
     data="verses",
     measure=_diffusia_of,
-    training=Training(steps=5000, batch_size=64, learning_rate=1e-3, sample_every=0),
+    training=Training(steps=5000, batch_size=32, learning_rate=2e-3, sample_every=0),
+    reads={"length": 128},
 )
 def diffusia(
     *,
