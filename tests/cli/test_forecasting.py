@@ -49,6 +49,7 @@ def test_a_forecast_is_a_table_with_its_recipe_and_replays(folder, capsys):
     assert main("forecast run --out f.csv -n 8 --steps 2 --json".split()) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["series"], told["horizon"], told["made_by"]) == (2, 5, "condiff forecast")
+    assert told["calls"] == 3  # one a step of the solver, and one for the last estimate
     found = rows(folder / "f.csv")
     assert [row["item_id"] for row in found] == ["apples"] * 5 + ["pears"] * 5
     assert found[0]["timestamp"] == str(DAYS[120])
@@ -87,7 +88,8 @@ def test_a_forecast_from_the_past_stands_beside_the_truth(folder, capsys):
 
 def test_gaps_are_filled_and_the_rest_comes_back(folder, capsys):
     assert main("impute run --out i.csv -n 4 --steps 2 --json".split()) == 0
-    assert json.loads(capsys.readouterr().out)["filled"] == 4
+    told = json.loads(capsys.readouterr().out)
+    assert (told["filled"], told["calls"]) == (4, 3)
     found = rows(folder / "i.csv")
     assert len(found) == 240
     assert [row["timestamp"] for row in found if row["filled"] == "1"] == [str(DAYS[50]), str(DAYS[51])] * 2
@@ -99,6 +101,26 @@ def test_gaps_are_filled_and_the_rest_comes_back(folder, capsys):
     table(folder / "again.csv", factor=2.0)
     assert main("replay j.csv".split()) == 1
     assert "have changed since" in capsys.readouterr().out
+
+
+def test_what_was_there_comes_back_to_the_last_digit(folder):
+    values = [123456789.25 + k % 7 if k not in (60, 61) else "" for k in range(120)]
+    (folder / "large.csv").write_text(
+        "\n".join(["date,v,price", *(f"{d},{v},1" for d, v in zip(DAYS, values, strict=False))])
+    )
+    assert main("impute run --data large.csv --out l.csv -n 4 --steps 2".split()) == 0
+    found = rows(folder / "l.csv")
+    assert [float(row["target"]) for row in found if row["filled"] == "0"] == [v for v in values if v != ""]
+    assert float(found[60]["q05"]) < float(found[60]["q95"])  # bands far smaller than the level keep their digits
+
+
+def test_progress_of_several_series_counts_them_together(folder, monkeypatch):
+    from condiff.cli import forecasting
+
+    told = []
+    monkeypatch.setattr(forecasting, "Left", lambda what, quiet: lambda done, total: told.append((done, total)))
+    assert main("impute run --out i2.csv -n 4 --steps 2".split()) == 0
+    assert told == [(2, 4), (4, 4)]
 
 
 def test_an_evaluation_has_baselines_on_the_same_windows(folder, capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from condiff.data.frequency import DAY, Frequency, calendar, infer
+from condiff.data.frequency import DAY, Frequency, calendar, infer, moment
 
 
 def seconds(start: str, stop: str, unit: str, step: int = 1):
@@ -71,6 +71,11 @@ def test_what_has_no_frequency_is_refused(times):
 def test_one_time_has_no_step():
     assert infer(np.array([5.0])) == Frequency(0.0)
     assert Frequency(0.0).name == "no step"
+
+
+def test_a_time_is_written_as_finely_as_it_is():
+    assert moment(1704067200.0) == "2024-01-01 00:00:00"
+    assert moment(1704067200.1) == "2024-01-01 00:00:00.100"  # tenths of a second apart are not one time
 
 
 def test_calendar_turns_with_the_clock():

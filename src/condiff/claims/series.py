@@ -12,7 +12,7 @@ from condiff.data.tracks import Tracks, read_tracks
 from condiff.data.windows import Window, windowed_tracks
 from condiff.evaluate.series import Score
 from condiff.recipes import series
-from condiff.tasks.baselines import LinearQuantile, SeasonalErrors, SeasonalNaive
+from condiff.tasks.baselines import Classical, LinearQuantile, SeasonalErrors, SeasonalNaive, has_classical
 from condiff.tasks.forecast import Backtest, Forecaster, Trained, backtest, contest, held_out
 
 CLAIM = (
@@ -36,6 +36,7 @@ class Budget:
         num_seeds: Seeds.
         linear_steps: Steps of the linear model.
         informed: Measure both models with the temperature of the day to come too?
+        classical: Measure exponential smoothing and ARIMA too, where statsmodels is installed?
     """
 
     steps: int
@@ -43,10 +44,11 @@ class Budget:
     num_seeds: int
     linear_steps: int
     informed: bool
+    classical: bool
 
 
-QUICK = Budget(steps=500, num_samples=40, num_seeds=1, linear_steps=600, informed=False)
-FULL = Budget(steps=2000, num_samples=100, num_seeds=3, linear_steps=2000, informed=True)
+QUICK = Budget(steps=500, num_samples=40, num_seeds=1, linear_steps=600, informed=False, classical=False)
+FULL = Budget(steps=2000, num_samples=100, num_seeds=3, linear_steps=2000, informed=True, classical=True)
 
 
 def run(*, quick: bool, seed: int, out: Path | None, talk: Talk) -> Result:
@@ -55,10 +57,11 @@ def run(*, quick: bool, seed: int, out: Path | None, talk: Talk) -> Result:
     seeds = range(seed, seed + budget.num_seeds)
     plain = read_tracks("traffic")
     test = last_weeks(plain)
-    scores = contest(
-        {NAIVE[0]: SeasonalNaive(24), NAIVE[1]: SeasonalNaive(168), "past errors 168 h": SeasonalErrors(168)},
-        test, num_samples=budget.num_samples, seed=seed,
-    )  # fmt: skip
+    free: dict[str, Forecaster] = {NAIVE[0]: SeasonalNaive(24), NAIVE[1]: SeasonalNaive(168)}
+    free["past errors 168 h"] = SeasonalErrors(168)
+    if budget.classical and has_classical():
+        free |= {"ETS": Classical((24, 168)), "ARIMA": Classical((24, 168), arima=True)}
+    scores = contest(free, test, num_samples=budget.num_samples, seed=seed)
     found: dict[str, list[dict[str, Score]]] = {name: [_named(each)] for name, each in scores.items()}
     calls = 0
     for known in ((), ("temperature",)) if budget.informed else ((),):

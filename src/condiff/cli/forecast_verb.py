@@ -80,9 +80,9 @@ def run(words: list[str]) -> int:
             "the draws of the one before"
         )
     started = time.perf_counter()
-    found, truth = make_forecast(system, recipe, quiet=False)
+    found, truth, calls = make_forecast(system, recipe, tracks=tracks, quiet=False)
     seconds = time.perf_counter() - started
-    facts = complete(recipe, system, 0)
+    facts = complete(recipe, system, calls)
     heads, rows = forecast_rows(found, truth)
     write_atomically(out, table_bytes({**facts, "form": "csv"}, heads, rows))
     files = [str(out)]

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 
 from condiff.cli.errors import UsageError, usage
 from condiff.cli.made import MARK
+from condiff.core.rng import key
 from condiff.core.system import System
 from condiff.data.frequency import DAY, moment
 from condiff.data.tables import instant
@@ -95,30 +96,39 @@ def cut_at(tracks: Tracks, text: str, horizon: int) -> tuple[Tracks, list[np.nda
     return Tracks(tracks.name, tracks.source, tuple(kept), tracks.frequency, tracks.known, tracks.remarks), truth
 
 
-def _trained(system: System[Any, Any], recipe: Mapping[str, Any], quiet: bool) -> Trained:
-    left = Left("draws", quiet=quiet)
+def _trained(
+    system: System[Any, Any], recipe: Mapping[str, Any], progress: Callable[[int, int], None], spent: list[int]
+) -> Trained:
     scale = recipe.get("guidance_scale")  # files of earlier versions do not say
-    return Trained(system, recipe["num_steps"], recipe["solver"], recipe["memory"], left, scale)
+    return Trained(system, recipe["num_steps"], recipe["solver"], recipe["memory"], progress, scale, spent.append)
 
 
 def make_forecast(
-    system: System[Any, Any], recipe: Mapping[str, Any], *, quiet: bool = True
-) -> tuple[Forecast, list[Any] | None]:
-    """Forecast as a recipe says; returns the forecast, and the truth if it begins in the past.
+    system: System[Any, Any], recipe: Mapping[str, Any], *, tracks: Tracks | None = None, quiet: bool = True
+) -> tuple[Forecast, list[Any] | None, int]:
+    """Forecast as a recipe says.
+
+    Args:
+        system: The system.
+        recipe: What was asked for.
+        tracks: Its data, if they were read already.
+        quiet: Say nothing of how far it is?
+
+    Returns: The forecast, the truth if it begins in the past, and the network calls of each draw.
 
     Raises:
         UsageError: If the series do not fit, or what is known of their future ends too early.
     """
-    tracks, _ = series_for(system, recipe["data"])
-    truth = None
+    tracks = tracks or series_for(system, recipe["data"])[0]
+    truth, spent = None, list[int]()
     if recipe["from"]:
         tracks, truth = cut_at(tracks, recipe["from"], recipe["horizon"])
-    made = _trained(system, recipe, quiet)
+    made = _trained(system, recipe, Left("draws", quiet=quiet), spent)
     with usage():
         found = forecast(
             made, tracks, horizon=recipe["horizon"], num_samples=recipe["num_samples"], seed=recipe["seed"]
         )
-    return found, truth
+    return found, truth, sum(spent) // (found.draws.shape[0] * found.draws.shape[1])
 
 
 def forecast_rows(found: Forecast, truth: Sequence[Any] | None) -> tuple[list[str], list[list[str]]]:
@@ -142,24 +152,37 @@ def forecast_rows(found: Forecast, truth: Sequence[Any] | None) -> tuple[list[st
 
 
 def make_filled(
-    system: System[Any, Any], recipe: Mapping[str, Any], *, quiet: bool = True
-) -> tuple[list[str], list[list[str]], int]:
-    """Fill series as a recipe says: heads and rows of a table, and how many values were filled."""
-    tracks, _ = series_for(system, recipe["data"])
-    made = _trained(system, recipe, quiet)
-    rows, count = [], 0
+    system: System[Any, Any], recipe: Mapping[str, Any], *, tracks: Tracks | None = None, quiet: bool = True
+) -> tuple[list[str], list[list[str]], int, int]:
+    """Fill series as a recipe says; arguments as for `make_forecast`.
+
+    Returns: Heads and rows of a table, how many values were filled, and the network calls of each draw of a window.
+    """
+    tracks = tracks or series_for(system, recipe["data"])[0]
+    left, spent, drawn = Left("values", quiet=quiet), list[int](), 0
+    counts = [int(np.isnan(track.values).sum()) for track in tracks.tracks]
+    rows: list[list[str]] = []
     for number, track in enumerate(tracks.tracks):
-        holes, draws = made.fill(track, num_samples=recipe["num_samples"], seed=recipe["seed"] + number)
+        before, here = sum(counts[:number]), counts[number]
+
+        def tell(done: int, total: int, before: int = before, here: int = here) -> None:
+            nonlocal drawn
+            drawn += total if done == total else 0
+            left(before + here * done // total, sum(counts))
+
+        made = _trained(system, recipe, tell, spent)
+        name = key(recipe["seed"], "item", number)
+        holes, draws = made.fill(track, num_samples=recipe["num_samples"], seed=name)
         place = {int(step): k for k, step in enumerate(holes)}
-        count += len(holes)
         levels = Forecast((track,), draws[None]).quantiles((0.5, 0.05, 0.95))[0].numpy() if len(holes) else None
         for step, value in enumerate(track.values):
             hole = place.get(step)
-            cells = [_number(value), "0", "", ""]
+            cells = ["" if np.isnan(value) else f"{value:.15g}", "0", "", ""]
             if hole is not None and levels is not None:
                 cells = [_number(levels[0, hole]), "1", _number(levels[1, hole]), _number(levels[2, hole])]
             rows.append([track.name, stamp(float(track.seconds[step])), *cells])
-    return ["item_id", "timestamp", "target", "filled", "q05", "q95"], rows, count
+    heads = ["item_id", "timestamp", "target", "filled", "q05", "q95"]
+    return heads, rows, sum(counts), sum(spent) // max(drawn, 1)
 
 
 def table_bytes(recipe: Mapping[str, Any], heads: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:
@@ -259,8 +282,8 @@ def fingerprint_of(name: str) -> str | None:
 
 
 def _dates(seconds: Any) -> Any:  # noqa: ANN401 - arrays of numpy
-    return np.asarray(seconds).astype("datetime64[s]").astype(object)
+    return (1000.0 * np.asarray(seconds)).astype("datetime64[ms]").astype(object)
 
 
 def _number(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.6g}"
+    return "" if np.isnan(value) else f"{value:.9g}"

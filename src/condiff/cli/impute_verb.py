@@ -39,7 +39,7 @@ def run(words: list[str]) -> int:
     system = opened(arguments.run)
     with usage():
         Trained(system, solver=arguments.solver, guidance_scale=arguments.guidance_scale).chosen()
-    _, name = series_for(system, arguments.data)
+    tracks, name = series_for(system, arguments.data)
     recipe = {
         "made_by": "condiff impute",
         "run": arguments.run,
@@ -53,9 +53,9 @@ def run(words: list[str]) -> int:
         "memory": arguments.memory,
     }
     started = time.perf_counter()
-    heads, rows, count = make_filled(system, recipe, quiet=False)
+    heads, rows, count, calls = make_filled(system, recipe, tracks=tracks, quiet=False)
     seconds = time.perf_counter() - started
-    facts = complete(recipe, system, 0)
+    facts = complete(recipe, system, calls)
     write_atomically(out, table_bytes({**facts, "form": "csv"}, heads, rows))
     say(
         f"{count} missing value(s) filled by the median of {recipe['num_samples']} draws in {seconds:.1f} s: {out}"

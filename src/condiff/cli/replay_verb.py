@@ -76,10 +76,10 @@ def _compare_series(path: Path, recipe: dict[str, Any], moved: str | None) -> tu
         return "cannot replay", f"the data {recipe['data']} are gone or have changed since", None
     system = opened(place)
     if recipe["made_by"] == "condiff forecast":
-        found, truth = make_forecast(system, recipe)
+        found, truth, _ = make_forecast(system, recipe)
         heads, rows = forecast_rows(found, truth)
     else:
-        heads, rows, _ = make_filled(system, recipe)
+        heads, rows, _, _ = make_filled(system, recipe)
     apart = difference(path, heads, rows)
     if apart is None:
         return "different", "its rows are others: the file was edited", None

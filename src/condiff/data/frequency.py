@@ -181,8 +181,10 @@ def calendar(seconds: NDArray[np.float64], frequency: Frequency, yearly: bool) -
 
 
 def moment(seconds: float) -> str:
-    """Write a time as people read it."""
-    return str(np.datetime64(round(seconds), "s")).replace("T", " ")
+    """Write a time as people read it, with thousandths of a second where there are any."""
+    thousandths = round(1000 * seconds)
+    whole = np.datetime64(thousandths, "ms") if thousandths % 1000 else np.datetime64(thousandths // 1000, "s")
+    return str(whole).replace("T", " ")
 
 
 def _monthly(last: float, steps: NDArray[np.int64], ends: bool) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ from condiff.data.frequency import Frequency
 from condiff.data.tracks import Track, Tracks
 from condiff.data.windows import Cut, Window, cut, laid_out, origins
 from condiff.evaluate.series import Score, ensemble_quantiles, forecast_scores, seasonal_scale
-from condiff.tasks.generate import check_solver, evaluating, guides
+from condiff.tasks.generate import Counted, check_solver, evaluating, guides
 
 Progress = Callable[[int, int], None]
 """Told how many draws are done, and of how many."""
@@ -91,6 +91,7 @@ class Trained:
         guidance_scale: How strongly a system that guides itself is pulled to what is known; its own if None.
         memory: Budget of working memory in MiB; it sets how many draws are made at a time, and changes nothing else.
         progress: Told how far it is.
+        spent: Told after every batch how many rows the network has computed for it, all its calls together.
     """
 
     system: System[Any, Any]
@@ -99,6 +100,7 @@ class Trained:
     memory: int = MEMORY
     progress: Progress = lambda done, total: None
     guidance_scale: float | None = None
+    spent: Callable[[int], None] = lambda rows: None
 
     @property
     def paths(self) -> bool:
@@ -213,15 +215,17 @@ class Trained:
             given = seen.rows(which)
             if "level" in system.schema:  # a guided system spreads its draws over the quantiles
                 given = given.adding(level=((draw + 1.0) / (num_samples + 1.0))[:, None].float())
+            counted = Counted(system.denoiser)
             x = run(
                 system.process,
-                system.denoiser,
+                counted,
                 solver,
                 (len(index), *system.shape),
                 grid,
                 cond=given,
                 rng=RowRng(seed, (series * MOST_DRAWS + draw).tolist()),
             )
+            self.spent(counted.rows)
             out = system.codec.decode(x, given)[:, 0].double().numpy()
             if not np.isfinite(out).all():
                 raise RuntimeError("some draws are not finite; train longer, or use more --steps or another --solver")
