@@ -284,3 +284,17 @@ def test_data_sets_of_gluonts():
             found = from_gluonts(dataset)
             assert found.frequency.name == "day"
             assert [(t.name, t.values.tolist()) for t in found.tracks] == [("a", list(range(10)))]
+        long = pd.concat(
+            pd.DataFrame({"item_id": name, "timestamp": frame.index, "target": [*range(8), NAN, NAN], "price": k})
+            for k, name in ((1.0, "a"), (2.0, "b"))
+        )
+        static = pd.DataFrame({"region": pd.Categorical(["north", "south"])}, index=["a", "b"])
+        whole = PandasDataset.from_long_dataframe(
+            long, item_id="item_id", timestamp="timestamp", target="target", feat_dynamic_real=["price"],
+            static_features=static, future_length=2, freq="D",
+        )  # fmt: skip
+        found = from_gluonts(whole, known=("price",))
+        for track, price, code in zip(found.tracks, (1.0, 2.0), "01", strict=True):
+            assert len(track) == 8
+            assert track.known.tolist() == [[price]] * 10  # two steps further than the target
+            assert track.classes == {"static0": code}
