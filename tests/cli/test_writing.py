@@ -174,6 +174,9 @@ def test_eval_reads_the_text_as_training_did(run, capsys):
         (["--guidance-scale", "2"], "takes no condition"),
         (["--cond", "input=a"], "takes no condition"),
         (["--solver", "ordere"], "did you mean 'ordered'"),
+        (["--infill", ""], "--infill got an empty text"),
+        (["--prompt", "x" * 100], "leaves nothing to write after a prompt of 100 bytes; give a larger length"),
+        (["--prompt", "caf\udce9"], "not UTF-8"),
     ],
 )
 def test_wrong_wishes_get_one_line(run, words, message, capsys):
@@ -201,6 +204,39 @@ def test_bad_text_files_get_one_line(tmp_path, content, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "whole"}\n{"text": "\\ud800 half"}\n', "line 2: half of a surrogate pair"),
+        ("a.tsv", b"a\tb\nc\n", "line 2: expected 2 tab-separated cells"),
+        ("a.txt", b"the cat sat. " * 30, "no window of 32 bytes fits into the validation part"),
+        ("a.txt", b"", "the file is empty"),
+    ],
+)
+def test_data_that_eval_and_bench_cannot_use_get_one_line(run, tmp_path, name, content, message, capsys):
+    (tmp_path / name).write_bytes(content)
+    for words in (["eval", str(run)], ["bench", "solvers", str(run)]):
+        assert main([*words, "--data", str(tmp_path / name)]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_guidance_that_cannot_be_honoured_is_no_bench(run, capsys):
+    assert main(["bench", "solvers", str(run), "--guidance-scale", "3", "--calls", "2", "-n", "10"]) == 2
+    assert "takes no condition" in capsys.readouterr().err
+
+
+def test_a_solver_that_a_step_refuses_is_wrong_usage(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "cdcd", "--steps", "1", "--batch-size", "4", "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert main(["sample", str(out), "--solver", "ddpm", "-n", "2", "--steps", "2"]) == 2
+    error = capsys.readouterr().err
+    assert "--solver ddpm: mask-and-replace redraws nothing" in error
+    assert error.count("\n") == 1
 
 
 def test_several_workers_do_not_write(run, capsys, monkeypatch):

@@ -151,6 +151,7 @@ def _text(
             calls=arguments.calls,
             solvers=names,
             num_samples=arguments.num_samples,
+            guidance_scale=arguments.guidance_scale,
             seed=arguments.seed,
             batch_size=arguments.batch_size,
             talk=say,

@@ -75,6 +75,8 @@ def run(words: list[str]) -> int:
         splits = read_like(system.data, arguments.data)
     except FileNotFoundError:
         raise UsageError(f"the data {name} are not there; give their place with --data") from None
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     if len(splits.test) < FEWEST:
         raise UsageError(f"{name} has {len(splits.test)} test examples; intervals need {FEWEST} or more")
     check_fit(str(name), system, splits.test)

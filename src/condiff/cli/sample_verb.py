@@ -150,7 +150,13 @@ def run(words: list[str]) -> int:
         system.process.given(one if isinstance(one, Condition) else condition_of(system, one, range(1)))
         system.grid(recipe["num_steps"])
     started = time.perf_counter()
-    samples, calls = generate(system, recipe, device=arguments.device, talk=True)
+    try:
+        samples, calls = generate(system, recipe, device=arguments.device, talk=True)
+    except (TypeError, ValueError) as error:
+        if arguments.solver is None:
+            raise
+        # Some pairings are refused only by a step: what was typed is wrong then, not the run.
+        raise UsageError(f"--solver {arguments.solver}: {error}") from error
     seconds = time.perf_counter() - started
     if not lead():
         return 0

@@ -32,6 +32,8 @@ def run_text(
     out = Path(arguments.out) if arguments.out else folder / "sample.txt"
     if out.suffix != ".txt" or out.is_dir():
         raise UsageError(f"--out {out} does not fit text; expected a file that ends in .txt")
+    if arguments.infill == "":
+        raise UsageError("--infill got an empty text; mark what is to be written by underscores, as in 'In the ____'")
     recipe = {
         "made_by": "condiff sample",
         "run": arguments.run,

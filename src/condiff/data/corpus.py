@@ -182,6 +182,9 @@ def _records(path: Path, content: str) -> Corpus:
             have = files.listed(sorted(map(str, row)), 5) or "nothing"
             problems.append(f'line {number}: expected a string "text" (or "input" and "target"), found {have}: add it')
             continue
+        if any("\ud800" <= letter <= "\udfff" for letter in f"{main}{row.get('input', '')}"):
+            problems.append(f"line {number}: half of a surrogate pair (\\ud800 to \\udfff) is no character: remove it")
+            continue
         rows.append(row)
     with_input = ["input" in row for row in rows]
     if any(with_input) and not all(with_input):

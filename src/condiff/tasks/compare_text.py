@@ -66,6 +66,7 @@ def text_quality(
     calls: Sequence[int] | None = None,
     solvers: Sequence[str] | None = None,
     num_samples: int = 64,
+    guidance_scale: float | None = None,
     seed: int = 0,
     batch_size: int = 64,
     talk: Callable[[str], None] = lambda text: None,
@@ -78,7 +79,7 @@ def text_quality(
         calls: Numbers of calls; powers of 2 up to a call a token if None.
         solvers: Names of solvers, "own" being the system's; those of `SOLVERS` that suit the process if None.
         num_samples: Texts for each.
-        seed, batch_size: As for `sample`.
+        guidance_scale, seed, batch_size: As for `sample`.
         talk: Told every point.
 
     Returns: The points, and held-out text measured alike, as a point of no calls.
@@ -116,7 +117,8 @@ def text_quality(
         for budget in budgets:
             parts = list(
                 batches(
-                    system, num_samples=num_samples, num_steps=budget, cond=asked, seed=seed,
+                    system, num_samples=num_samples, num_steps=budget,
+                    guidance_scale=guidance_scale, cond=asked, seed=seed,
                     solver=named.get(solver),
                     batch_size=batch_size,
                 )

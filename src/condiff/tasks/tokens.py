@@ -26,6 +26,8 @@ def ids(text: str, alphabet: Alphabet = BYTES) -> Tensor:
     Raises:
         ValueError: If it has characters that no token spells.
     """
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError("the text has bytes that are not UTF-8; type it as UTF-8")
     unknown = alphabet.unknown(text)
     if unknown:
         raise ValueError(
