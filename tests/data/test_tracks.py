@@ -133,6 +133,23 @@ def test_looking_ahead_needs_what_is_known_in_advance(tmp_path: Path):
         read_tracks(table(tmp_path, "date,v", "2024-01-01,4")).ahead(3)
 
 
+def test_empty_cells_at_the_end_are_not_known(tmp_path: Path):
+    """A price that was not filled in is no price: it ends what is known, and never counts as the mean."""
+    rows = [
+        f"a,{day},{k if k < 8 else ''},{k if k < 9 else ''},{'sun' if k < 10 else ''}" for k, day in enumerate(days(12))
+    ]
+    path = table(tmp_path, "item_id,date,target,price,weather", *rows)
+    for known, length in ((("price",), 9), (("weather",), 10), (("price", "weather"), 9)):
+        (track,) = read_tracks(path, known=known).tracks
+        assert len(track.seconds) == len(track.known) == length
+    with pytest.raises(ValueError, match="price is known until 2024-01-09"):
+        read_tracks(path, known=("price",)).ahead(2)
+    holed = table(
+        tmp_path, "date,v,weather", *(f"{day},{k},{'' if k == 2 else 'sun'}" for k, day in enumerate(days(4)))
+    )
+    np.testing.assert_array_equal(read_tracks(holed, known=("weather",)).tracks[0].known[:, 0], [1, 1, NAN, 1])
+
+
 def test_json_lines_of_gluonts(tmp_path: Path):
     path = tmp_path / "data.json"
     entries = [

@@ -106,6 +106,14 @@ def test_scale_law_of_windows():
     np.testing.assert_allclose(other.scale, 1000 * one.scale, rtol=1e-12)
 
 
+def test_small_changes_of_a_large_value_are_changes():
+    series = 1e12 + 100.0 * wavy(60)  # milliseconds since 1970 that vary by a second or two
+    found = cut(Window(8, 16, (), HOUR), made(series).tracks, np.array([[0, 40]]))
+    assert found.scale[0] == pytest.approx(series[24:40].std(), rel=1e-3)
+    constant = cut(Window(8, 16, (), HOUR), made(np.full(60, 0.1)).tracks, np.array([[0, 40]]))
+    assert constant.scale[0] == 0  # though the mean of sixteen tenths rounds
+
+
 def test_missing_values_and_short_histories_are_flagged_and_never_numbers():
     series = wavy(60)
     series[40:45] = np.nan

@@ -13,7 +13,14 @@ from condiff.data.frequency import DAY, Frequency
 from condiff.data.tracks import Track, Tracks
 from condiff.data.windows import cut, windowed_tracks
 from condiff.recipes import series
-from condiff.tasks.baselines import Classical, LinearQuantile, SeasonalErrors, SeasonalNaive, has_classical
+from condiff.tasks.baselines import (
+    Classical,
+    LinearQuantile,
+    SeasonalErrors,
+    SeasonalNaive,
+    first_season,
+    has_classical,
+)
 from condiff.tasks.forecast import (
     Trained,
     backtest,
@@ -257,6 +264,16 @@ def test_the_linear_quantile_model_finds_a_linear_truth():
     assert float(spread[0]) == pytest.approx(1.349, rel=0.15)  # the quartiles of one noise
     with pytest.raises(ValueError, match="fitted for 5 steps cannot forecast 6"):
         model(test.tracks, 6)
+
+
+@pytest.mark.parametrize("period", [2, 7, 12])
+def test_a_season_on_a_line_is_found_exactly(period):
+    season = np.random.default_rng(period).normal(size=period)
+    season -= season.mean()
+    step = np.arange(5 * period + 3)
+    level, found = first_season(40.0 + 0.5 * step + season[step % period], period)
+    np.testing.assert_allclose(found, season, atol=1e-12)
+    assert level == pytest.approx(40.0 + 0.5 * (period - 1) / 2)
 
 
 @pytest.mark.slow  # statsmodels takes seconds to load and to fit

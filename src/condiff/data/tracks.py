@@ -335,7 +335,7 @@ def _texts(
                 "leave it out"
             )
         for text in words:
-            changing[f"{column}={text}"] = np.array([float(cell == text) for cell in cells])
+            changing[f"{column}={text}"] = np.array([float(cell == text) if cell else np.nan for cell in cells])
     return still, changing
 
 
@@ -345,7 +345,8 @@ def _trimmed(track: Track) -> Track | None:
     if not len(there):
         return None
     first, stop = int(there[0]), int(there[-1]) + 1
-    end = len(track.seconds) if track.known.shape[1] else stop  # without anything known, empty rows tell nothing
+    told = np.flatnonzero(np.isfinite(track.known).all(1)) if track.known.shape[1] else there
+    end = max(stop, int(told[-1]) + 1 if len(told) else 0)  # rows at the end where not all is known tell nothing
     return replace(
         track, seconds=track.seconds[first:end], values=track.values[first:stop], known=track.known[first:end]
     )

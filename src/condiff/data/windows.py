@@ -158,7 +158,7 @@ def cut(window: Window, tracks: Sequence[Track], origins: NDArray[np.int64], *, 
     centre = np.where(seen, before, 0.0).sum(1) / many
     scale = np.sqrt((np.where(seen, before - centre[:, None], 0.0) ** 2).sum(1) / many)
     # A sum of equal numbers rounds: what is below that is no deviation.
-    scale = np.where(scale > 1e-9 * np.abs(centre), scale, 0.0)
+    scale = np.where(scale > 1e-12 * np.abs(centre), scale, 0.0)
     if window.scaling == "mean":
         size = _mean_size(before[:, reach:])
         changes = scale > 0

@@ -206,8 +206,8 @@ class Classical:
         told: Told at the end how many windows were forecast with parameters "fitted" to their series, with "borrowed"
             ones, and by the last season because the model "failed".
 
-    Source: Hyndman et al. 2008 for the state space form of exponential smoothing, and its heuristic first states;
-        `statsmodels` fits both.
+    Source: Hyndman et al. 2008 for the state space form of exponential smoothing; its first season is that of a
+        decomposition of the whole history. `statsmodels` fits both.
     """
 
     periods: tuple[int, ...]
@@ -271,11 +271,12 @@ class Classical:
         if not self.arima:
             from statsmodels.tsa.exponential_smoothing.ets import ETSModel
 
-            season: dict[str, Any] = {"seasonal": "add", "seasonal_periods": max(periods)} if periods else {}
-            ets = ETSModel(
-                past, error="add", trend="add", damped_trend=True, initialization_method="heuristic", **season
-            )
-            return ets, None
+            more: dict[str, Any] = {}
+            if periods:  # fitting a first state for every step of a season takes minutes, and forecasts no better
+                level, season = first_season(past, max(periods))
+                more = {"seasonal": "add", "seasonal_periods": max(periods), "initialization_method": "known"}
+                more |= {"initial_level": level, "initial_trend": 0.0, "initial_seasonal": season}
+            return ETSModel(past, error="add", trend="add", damped_trend=True, **more), None
         from statsmodels.tsa.arima.model import ARIMA
 
         step = first + np.arange(len(past) + horizon)
@@ -289,6 +290,27 @@ class Classical:
         if self.arima:
             return model.fit(method_kwargs={"maxiter": 50}, cov_type="none").params
         return model.fit(disp=False, maxiter=100).params
+
+
+def first_season(past: NDArray[np.float64], period: int) -> tuple[float, NDArray[np.float64]]:
+    """Decompose a history: its season is the mean deviation from a centred mean over one period, at every place.
+
+    Args:
+        past: (T,), at least two periods.
+        period: Steps in a season, >= 2.
+
+    Returns: The level of the first period, and the season (period,) from the first step on, of mean 0.
+    """
+    ends = np.full(period + 1 - period % 2, 1.0)
+    if period % 2 == 0:
+        ends[[0, -1]] = 0.5  # an even window has no middle
+    smooth = np.convolve(past, ends / period, "valid")
+    lead = (len(ends) - 1) // 2
+    place = (np.arange(len(smooth)) + lead) % period
+    deviation = past[lead : lead + len(smooth)] - smooth
+    season = np.bincount(place, deviation, period) / np.bincount(place, minlength=period)
+    season -= season.mean()
+    return float((past[:period] - season).mean()), season
 
 
 def has_classical() -> bool:
