@@ -74,7 +74,7 @@ class Budget:
 
 
 QUICK = Budget({"traffic": 150}, 1, 14, 8, 20, 0, 100, 200)
-FULL = Budget({"traffic": 1500, "second": 800}, 2, 2, 16, 100, 600, 500, 1000)
+FULL = Budget({"traffic": 1500, "second": 1500}, 2, 2, 16, 100, 600, 500, 1000)
 
 
 def run(*, quick: bool, seed: int, out: Path | None, talk: Talk) -> Result:
