@@ -136,7 +136,8 @@ def test_looking_ahead_needs_what_is_known_in_advance(tmp_path: Path):
 def test_empty_cells_at_the_end_are_not_known(tmp_path: Path):
     """A price that was not filled in is no price: it ends what is known, and never counts as the mean."""
     rows = [
-        f"a,{day},{k if k < 8 else ''},{k if k < 9 else ''},{'sun' if k < 10 else ''}" for k, day in enumerate(days(12))
+        f"a,{day},{k if k < 8 else ''},{k if k < 9 else ''},{('rain', 'sun')[k % 2] if k < 10 else ''}"
+        for k, day in enumerate(days(12))
     ]
     path = table(tmp_path, "item_id,date,target,price,weather", *rows)
     for known, length in ((("price",), 9), (("weather",), 10), (("price", "weather"), 9)):

@@ -84,7 +84,7 @@ def test_from_a_table_to_designs_of_a_wanted_reward(designs, tmp_path, capsys):
 
 
 def test_a_reward_that_is_not_there_is_named(designs, tmp_path, capsys):
-    assert main(["train", "overview", "--data", str(designs), "--reward", "gain", "--out", str(tmp_path / "x")]) == 1
+    assert main(["train", "overview", "--data", str(designs), "--reward", "gain", "--out", str(tmp_path / "x")]) == 2
     assert "nothing named 'gain' to condition on" in capsys.readouterr().err
     with pytest.raises(ValueError, match="no condition of one number"):
         overview(conditions={"label": {"kind": "ClassLabel", "num_classes": 3, "labels": []}})
