@@ -223,6 +223,18 @@ def test_progress_says_how_long_it_will_take(capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines() == ["draws: 50 of 100, about 20 s left"]  # not at once, nor too often
 
 
+def test_time_left_is_counted_from_where_a_job_begins(capsys, monkeypatch):
+    """A baseline waits for the others: what they took is not its own time."""
+    from condiff.cli import forecasting
+
+    clock = iter([0.0, 100.0, 120.0])
+    monkeypatch.setattr(forecasting.time, "monotonic", lambda: next(clock))
+    told = forecasting.Left("windows")
+    for done in (0, 50):
+        told(done, 100)
+    assert capsys.readouterr().err.splitlines()[-1] == "windows: 50 of 100, about 20 s left"
+
+
 def test_the_doctor_proposes_a_horizon(folder, capsys):
     assert main(["doctor", "sales.csv"]) == 0
     assert "condiff train sales.csv --horizon 7" in capsys.readouterr().out

@@ -40,8 +40,10 @@ class Left:
         self.live = sys.stderr.isatty() and "NO_COLOR" not in os.environ
 
     def __call__(self, done: int, total: int) -> None:
-        """Tell that `done` of `total` are done."""
+        """Tell that `done` of `total` are done; 0 starts the clock again, for who is made before its job begins."""
         now = time.monotonic()
+        if done == 0:
+            self.begun = now
         if self.quiet or (now - self.said < (0.2 if self.live else 10.0) and done < total) or now - self.begun < 1.0:
             return
         self.said = now

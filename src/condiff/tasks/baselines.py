@@ -144,6 +144,7 @@ class LinearQuantile:
         weight = nn.Parameter(torch.zeros(window.horizon, context.shape[1] + own.shape[2], len(levels)))
         optimiser = torch.optim.Adam([weight], lr=0.02)
         rng = torch.Generator().manual_seed(key(seed, "linear quantile"))
+        progress(0, steps)
         for step in range(steps):
             for group in optimiser.param_groups:
                 group["lr"] = 0.02 * (1.0 - step / steps) ** 2 + 1e-5
@@ -230,6 +231,7 @@ class Classical:
         found, begun = [], time.monotonic()
         known: dict[tuple[str, tuple[int, ...]], NDArray[np.float64]] = {}
         counts = {"fitted": 0, "borrowed": 0, "failed": 0}
+        self.progress(0, len(tracks))
         for number, track in enumerate(tracks):
             past = filled(track.values[-MOST_HISTORY:, None])[:, 0] if np.isfinite(track.values).any() else track.values
             periods = tuple(period for period in self.periods if 3 * period <= len(past))
