@@ -12,7 +12,7 @@ PACKAGES = [process, solvers, guidance, objectives, oracles, codecs, nn]
 WITHOUT = {
     "Bridge", "Clock", "Coupling", "pair_cost", "Frame", "Fresh", "Grid", "Latent", "Masking", "Paired", "Partitions", "block_ids", "Space", "TimeLaw", "draw_times",  # process
     "Diffusion", "Ending", "Pool",  # solvers
-    "ANCHOR", "FLAGS", "LEVEL", "OBSERVED", "Energy", "Judge", "Ratios", "by_first", "by_input", "expected_calls", "expected_changes", "from_omega", "pulled",  # guidance
+    "ANCHOR", "FLAGS", "LEVEL", "OBSERVED", "Energy", "Judge", "Ratios", "by_first", "by_input", "expected_calls", "expected_changes", "from_omega", "pinball", "pulled",  # guidance
     "SCENARIOS", "hiding", "Form", "Negatives", "Score", "Weight", "rising", "step_divergence",  # objectives
     "Known", "at_noise",  # solvers
     "clusters", "endpoints", "patches", "ring",  # oracles

@@ -24,7 +24,6 @@ from condiff.evaluate.series import (
     ensemble_quantiles,
     forecast_scores,
     mase,
-    pinball,
     pit,
     pit_scores,
     seasonal_scale,
@@ -41,6 +40,7 @@ from condiff.evaluate.text import (
     unigram_entropy,
     words_of,
 )
+from condiff.guidance.observed import pinball
 
 __all__ = [
     "ConditionUse",

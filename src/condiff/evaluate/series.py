@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from condiff.evaluate.metric import Metric, quantiles, resample, stream
+from condiff.guidance.observed import pinball
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Quantile levels of the weighted quantile loss: the deciles, as in the literature of forecasting."""
@@ -152,15 +153,6 @@ def ensemble_quantiles(draws: Tensor, levels: Sequence[float]) -> Tensor:
     high = (low + 1).clamp_max(count - 1)
     share = (place - low)[None, :, None]
     return order[:, low] * (1 - share) + order[:, high] * share
-
-
-def pinball(truth: Tensor, forecast: Tensor, level: Tensor | float) -> Tensor:
-    """Compute the quantile loss max(level * e, (level - 1) * e), e = truth - forecast; at 1/2 half the absolute error.
-
-    Source: Koenker and Bassett 1978.
-    """
-    error = truth - forecast
-    return torch.maximum(level * error, (level - 1.0) * error)
 
 
 def weighted_quantile_loss(draws: Tensor, truth: Tensor, levels: Sequence[float] = LEVELS) -> Score:

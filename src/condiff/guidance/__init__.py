@@ -7,7 +7,7 @@ from condiff.guidance.experts import ByTime
 from condiff.guidance.given import GivenTokens
 from condiff.guidance.linear import LinearReward
 from condiff.guidance.memo import Memo, expected_calls, expected_changes
-from condiff.guidance.observed import FLAGS, LEVEL, OBSERVED, Pinball, SquaredError
+from condiff.guidance.observed import FLAGS, LEVEL, OBSERVED, Pinball, SquaredError, pinball
 from condiff.guidance.residual import ANCHOR, ResidualCFG, by_first, by_input
 from condiff.guidance.tokens import Temperature, TopK, TopP
 
@@ -48,5 +48,6 @@ __all__ = [
     "expected_calls",
     "expected_changes",
     "from_omega",
+    "pinball",
     "pulled",
 ]

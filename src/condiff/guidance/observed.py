@@ -15,6 +15,21 @@ OBSERVED, FLAGS, LEVEL = "observed", "flags", "level"
 """What an estimate's aux calls observed values (B, *S), 1 where there is one, and each row's quantile level (B, 1)."""
 
 
+def pinball(truth: Tensor, forecast: Tensor, level: Tensor | float) -> Tensor:
+    """Compute the quantile loss max(level * e, (level - 1) * e), e = truth - forecast; at 1/2 half the absolute error.
+
+    Args:
+        truth, forecast: Of any shapes that broadcast.
+        level: Quantile level in (0, 1), a number or a tensor that broadcasts with them.
+
+    Returns: A tensor of the common shape, not negative.
+
+    Source: Koenker and Bassett 1978.
+    """
+    error = truth - forecast
+    return torch.maximum(level * error, (level - 1.0) * error)
+
+
 @final
 @dataclass(frozen=True)
 class SquaredError:
@@ -47,8 +62,7 @@ class Pinball:
         """Return (B,)."""
         if OBSERVED not in est.aux:
             return x.new_zeros(len(x))
-        gap = est.aux[OBSERVED] - est.parts["data"]
         level: Tensor | float = 0.5
         if LEVEL in est.aux:
-            level = est.aux[LEVEL].to(gap.dtype).reshape(-1, *[1] * (gap.ndim - 1))
-        return -(est.aux[FLAGS] * torch.maximum(level * gap, (level - 1.0) * gap)).flatten(1).sum(1)
+            level = est.aux[LEVEL].to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+        return -(est.aux[FLAGS] * pinball(est.aux[OBSERVED], est.parts["data"], level)).flatten(1).sum(1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from condiff.core.condition import Condition
+from condiff.guidance.observed import FLAGS, LEVEL, OBSERVED
 
 
 def look_back(given: Tensor, older: Tensor, lags: tuple[int, ...]) -> Tensor:
@@ -28,6 +29,11 @@ def look_back(given: Tensor, older: Tensor, lags: tuple[int, ...]) -> Tensor:
         raise ValueError(f"lags must be 1 to {reach} steps, the steps before the window, got {list(lags)}")
     whole = torch.cat([older.to(given.dtype), given], 2)
     return torch.cat([whole[:, :, reach - lag : reach - lag + length] for lag in lags], 1)
+
+
+def _known(cond: Condition, names: tuple[str, ...], dtype: torch.dtype) -> list[Tensor]:
+    """Return conditions (B, C, L), zero in the rows where they are absent."""
+    return [torch.where(cond.present[name][:, None, None], cond.values[name], 0).to(dtype) for name in names]
 
 
 @final
@@ -54,10 +60,8 @@ class LookBack(nn.Module):
             return out
         seen = cond.without("older", *self.unread)
         if self.lags and {"given", "older"} <= cond.values.keys():
-            parts = [
-                torch.where(cond.present[name][:, None, None], cond.values[name], 0) for name in ("given", "older")
-            ]
-            seen = seen.adding(lags=look_back(parts[0].to(x.dtype), parts[1], self.lags))
+            given, older = _known(cond, ("given", "older"), x.dtype)
+            seen = seen.adding(lags=look_back(given, older, self.lags))
         out = self.inner(x, t, seen if seen.values else None)
         return out
 
@@ -89,7 +93,7 @@ class Observing(nn.Module):
         return out, {} if cond is None else observations(cond, self.lags, x.dtype)
 
 
-OBSERVATIONS = ("given", "older", "level")
+OBSERVATIONS = ("given", "older", LEVEL)
 """Conditions that say what is observed, and at which quantile level a row is wanted."""
 
 
@@ -106,7 +110,7 @@ def observations(cond: Condition, lags: tuple[int, ...], dtype: torch.dtype) -> 
     if "given" not in cond.values or (lags and "older" not in cond.values):
         return {}
     names = ("given", "older") if lags else ("given",)
-    parts = [torch.where(cond.present[name][:, None, None], cond.values[name], 0).to(dtype) for name in names]
+    parts = _known(cond, names, dtype)
     both = torch.cat([parts[0], look_back(parts[0], parts[1], lags)], 1) if lags else parts[0]
-    found = {"observed": both[:, ::2], "flags": both[:, 1::2]}
-    return {**found, "level": cond.values["level"].to(dtype)} if "level" in cond.values else found
+    found = {OBSERVED: both[:, ::2], FLAGS: both[:, 1::2]}
+    return {**found, LEVEL: cond.values[LEVEL].to(dtype)} if LEVEL in cond.values else found

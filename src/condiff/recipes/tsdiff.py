@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from condiff.codecs import Lagged
 from condiff.core.condition import Kind, Vector, schema_from_json
@@ -56,13 +56,13 @@ def tsdiff(
     conditions: Mapping[str, Mapping[str, Any]] | None = None,
     width: int = 64,
     blocks: int = 3,
-    layer: str = "s4d",
+    layer: Literal["s4d", "s4"] = "s4d",
     states: int = 32,
     skip: bool = False,
     features: bool = False,
-    energy: str = "quantile",
+    energy: Literal["quantile", "square"] = "quantile",
     scale: float = 4.0,
-    order: str = "before",
+    order: Literal["before", "after"] = "before",
     cap: float = 0.5,
     num_steps: int = 100,
     about: Mapping[str, Any] | None = None,

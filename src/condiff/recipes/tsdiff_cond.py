@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from condiff.codecs import Identity
 from condiff.core.condition import Kind, Picture
@@ -28,7 +28,7 @@ def tsdiff_cond(
     states: int = 32,
     skip: bool = False,
     features: bool = False,
-    scenario: str = "",
+    scenario: Literal["", "random", "begin", "end"] = "",
     num_steps: int = 100,
     about: Mapping[str, Any] | None = None,
 ) -> System[Gaussian, Moments]:

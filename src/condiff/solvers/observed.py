@@ -61,11 +61,6 @@ class SelfGuided:
         if not self.scale >= 0.0 or not 0.0 <= self.eta <= 1.0 or (self.cap is not None and not self.cap > 0.0):
             raise ValueError(f"need scale >= 0, eta in [0, 1] and cap > 0, got {self.scale}, {self.eta}, {self.cap}")
 
-    @property
-    def depth(self) -> int:
-        """There is no history."""
-        return 0
-
     def init(self, x: Tensor, t: Tensor) -> State:
         """Start at x; there is no history."""
         return State(x)

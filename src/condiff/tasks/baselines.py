@@ -19,7 +19,7 @@ from condiff.core.rng import key
 from condiff.data.panel import filled
 from condiff.data.tracks import Track, Tracks
 from condiff.data.windows import Cut, Window, cut, laid_out, origins
-from condiff.evaluate.series import pinball
+from condiff.guidance.observed import pinball
 from condiff.nn import look_back
 
 MOST_HISTORY = 1500

@@ -215,7 +215,7 @@ class Trained:
             series, draw = index // num_samples, index % num_samples
             given = seen.rows(which)
             if "level" in system.schema:  # a guided system spreads its draws over the quantiles
-                given = given.adding(level=((draw + 1.0) / (num_samples + 1.0))[:, None].float())
+                given = given.adding(level=levels_of(draw, num_samples))
             counted = Counted(system.denoiser)
             x = run(
                 system.process,
@@ -374,6 +374,11 @@ def backtest(tracks: Tracks, horizon: int, places: NDArray[np.int64], *, most: i
 def held_out(tracks: Tracks, window: Window, horizon: int | None = None) -> NDArray[np.int64]:
     """List the origins of the test part, one horizon after the other, the last ending with its series."""
     return origins(tracks.tracks, replace(window, horizon=horizon or window.horizon), 2)
+
+
+def levels_of(draw: Tensor, num_samples: int) -> Tensor:
+    """Return the quantile level k / (N + 1) of draws 0 to N - 1 of a series, (B,) to float32 (B, 1)."""
+    return ((draw + 1.0) / (num_samples + 1.0))[:, None].float()
 
 
 def rows_within(memory: int, system: System[Any, Any], cond: Condition, *, gradients: bool = False) -> int:

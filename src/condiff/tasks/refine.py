@@ -24,7 +24,7 @@ from condiff.guidance.energy import Energy
 from condiff.guidance.observed import FLAGS, LEVEL, OBSERVED, Pinball
 from condiff.nn.lookback import observations
 from condiff.process.gaussian import Gaussian
-from condiff.tasks.forecast import MEMORY, MOST_DRAWS, Forecaster, Progress, extended, rows_within, window_of
+from condiff.tasks.forecast import MEMORY, MOST_DRAWS, Forecaster, Progress, extended, levels_of, rows_within, window_of
 from condiff.tasks.generate import evaluating
 
 
@@ -187,7 +187,7 @@ class Refined:
         data, seen = laid_out(window, windows)
         draws = self.base(ends, window.horizon, num_samples=num_samples, seed=seed).sort(1).values
         if draws.shape[1] != num_samples:  # a forecaster by quantiles has its own number of them
-            draws = ensemble_quantiles(draws, [(k + 1) / (num_samples + 1) for k in range(num_samples)])
+            draws = ensemble_quantiles(draws, levels_of(torch.arange(num_samples), num_samples)[:, 0].tolist())
         centre, scale = (torch.from_numpy(part)[:, None] for part in (windows.centre, windows.scale))
         system = evaluating(self.system)
         out, rows = draws.flatten(0, 1).clone(), len(tracks) * num_samples
@@ -199,12 +199,12 @@ class Refined:
             window_rows = data[which].clone()
             unit = torch.where(scale > 0, scale, 1.0)[which]
             window_rows[:, 0, window.context :] = ((out[index] - centre[which]) / unit).float()
-            given = given.adding(level=((draw + 1.0) / (num_samples + 1.0))[:, None].float())
+            given = given.adding(level=levels_of(draw, num_samples))
             found = observations(given, window.lags, window_rows.dtype)
             refined = self.refiner(
                 system.codec.encode(window_rows, given),
-                flags=None if self.everywhere else found["flags"],
-                level=found["level"],
+                flags=None if self.everywhere else found[FLAGS],
+                level=found[LEVEL],
                 cond=given,
                 rng=RowRng(key(seed, "refine"), (which * MOST_DRAWS + draw).tolist()),
             )
