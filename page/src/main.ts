@@ -145,6 +145,7 @@ async function receive(message: ArrayBuffer): Promise<void> {
 // One frame more than the stream is deep may be on its way; if nothing comes back, another is sent after a while.
 function tick(): void {
   const context = input.getContext("2d", { willReadFrequently: true })!;
+  context.imageSmoothingQuality = "high"; // a coarse way down to few pixels loses thin strokes
   const ready = source.draw(context, input.width, input.height);
   const now = performance.now();
   const deep = Number(known?.["steps"] ?? 4) + 1;

@@ -42,7 +42,7 @@ export function pad(canvas: HTMLCanvasElement, clear: HTMLButtonElement): Source
   };
   const line = (to: [number, number], from: [number, number]) => {
     ink.strokeStyle = "#fff";
-    ink.lineWidth = 22;
+    ink.lineWidth = Math.max(22, (1.5 * 280) / canvas.width); // at least a pixel and a half of what the model sees
     ink.lineCap = "round";
     ink.beginPath();
     ink.moveTo(...from);

@@ -44,11 +44,11 @@ await page.locator("#input").focus();
 await page.keyboard.down(" ");
 for (const key of [...Array(12).fill("ArrowDown"), ...Array(4).fill("ArrowRight")]) await page.keyboard.press(key);
 await page.keyboard.up(" ");
+await after((await frame()) + 12); // what is drawn shows with the next frame that is sent
 facts.drawn = await page.evaluate(() => {
   const canvas = document.getElementById("input");
   return Math.max(...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.filter((_, k) => k % 4 === 0));
 });
-await after((await frame()) + 12);
 const before = await picture();
 await after((await frame()) + 3);
 facts.steady = far(before, await picture());
