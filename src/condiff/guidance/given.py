@@ -45,6 +45,11 @@ class GivenTokens:
         """Estimate what made a state x at t, the known tokens in place."""
         return self.bind(cond)(x, t)
 
+    def free(self, t: Tensor) -> bool:
+        """Is a state at t answered without the network? It is where the denoiser says so."""
+        inner = getattr(self.denoiser, "free", None)
+        return inner is not None and bool(inner(t))
+
     def bind(self, cond: Condition | None) -> Callable[[Tensor, Tensor], Moments]:
         """Return the denoiser of one condition."""
         inner = bind(self.denoiser, cond)

@@ -151,8 +151,7 @@ class Rounding(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition | None) -> Moments:
         """Estimate vectors and noise of a state x at t; at t = 0, known to the host, `aux` has the "tokens" too."""
-        level = self.process.level(t) if host(t) == 0.0 else None
-        if level == 0.0:
+        if self.free(t):
             z = self.process.vectors(x)
             return Moments({"data": z, "noise": torch.zeros_like(z)}, {"tokens": self.space.round(z)})
         est = self.predict(x, t, cond)
@@ -160,9 +159,13 @@ class Rounding(nn.Module):
             data = est.parts["data"]
             late = expand(t >= self.from_time, data)
             est = self.process.infer(x, t, torch.where(late, self.space.clamp(data), data), Data(), est.aux)
-        if level is None:
+        if host(t) != 0.0:
             return est
         return Moments(est.parts, {**est.aux, "tokens": self.space.round(est.parts["data"])})
+
+    def free(self, t: Tensor) -> bool:
+        """Is a state at t answered without the network? So it is at t = 0, known to the host, if it has no noise."""
+        return host(t) == 0.0 and bool(self.process.level(t) == 0.0)
 
     def predict(self, x: Tensor, t: Tensor, cond: Condition | None) -> Moments:
         """Estimate vectors and noise as training does, whatever is clamped when sampling."""

@@ -205,7 +205,11 @@ def _blank(kind: Kind, shape: tuple[int, ...], rows: int) -> Tensor:
 
 @final
 class Counted(nn.Module):
-    """A denoiser that counts its calls and their rows, so that results report the network evaluations really used."""
+    """A denoiser that counts its calls and their rows, so that results report the network evaluations really used.
+
+    A denoiser may offer `free(t)`, whether it answers at t without its network, as `Rounding` does where it reads
+    tokens off vectors without noise; such calls do not count.
+    """
 
     def __init__(self, inner: Any) -> None:  # noqa: ANN401 - any denoiser
         super().__init__()
@@ -213,15 +217,17 @@ class Counted(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition | None) -> Any:  # noqa: ANN401 - the inner's estimate
         """Call the inner denoiser."""
-        return self._count(self.inner(x, t, cond), x)
+        return self._count(self.inner(x, t, cond), x, t)
 
     def bind(self, cond: Condition | None) -> Callable[[Tensor, Tensor], Any]:
         """Return the inner denoiser of one condition, counted."""
         inner = bind(self.inner, cond)
-        return lambda x, t: self._count(inner(x, t), x)
+        return lambda x, t: self._count(inner(x, t), x, t)
 
-    def _count(self, est: Any, x: Tensor) -> Any:  # noqa: ANN401 - the inner's estimate
-        self.calls, self.rows = self.calls + 1, self.rows + len(x)
+    def _count(self, est: Any, x: Tensor, t: Tensor) -> Any:  # noqa: ANN401 - the inner's estimate
+        free = getattr(self.inner, "free", None)
+        if free is None or not free(t):
+            self.calls, self.rows = self.calls + 1, self.rows + len(x)
         return est
 
 
