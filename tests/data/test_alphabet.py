@@ -71,6 +71,7 @@ def test_pieces_by_hand():
     assert made.encode("ab abc").tolist() == [256, 257, ord("c")]
     assert made.encode("é").tolist() == list("é".encode())
     assert made.stem("ab ") == "ab"
+    assert made.stem("ab") == made.stem("") == ""
     assert Bytes().stem("ab ") == "ab "
 
 
@@ -168,3 +169,27 @@ def test_bundled_verses_in_pieces(monkeypatch):
 def test_tokens_are_for_text():
     with pytest.raises(ValueError, match="tokens and packing are for text"):
         read("mocap", tokens=Bytes())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "In the beginning, we'll say: it's they're we've 12 cats\n\nA new line  with two \t spaces. ",
+        "起初神创造天地。地是空虚混沌。渊面黑暗。神的灵运行在水面上。",
+        "größer müßig 'quoted' x_y 3.14 (so) -- !' l'",
+    ],
+)
+@pytest.mark.parametrize("size", [280, 600])
+def test_the_stem_of_a_text_stays_as_it_is_however_the_text_goes_on(text, size):
+    """Every beginning of a text: the tokens of its stem are the first ones of the whole text, and of other ends."""
+    made = BytePairs.fit([text * 20], size)
+    shorter = 0
+    for k in range(len(text) + 1):
+        stem = made.stem(text[:k])
+        assert text[:k].startswith(stem)
+        sure = made.encode(stem).tolist()
+        for end in (text[k:], text[k:] + "ll", "", "x", "'ll", " ", "ll", "\n"):
+            assert made.encode(text[:k] + end).tolist()[: len(sure)] == sure, (text[:k], end)
+        shorter += len(stem) < k
+        assert len(made.encode(text[:k])) - len(sure) <= 12 or size == 280
+    assert shorter > len(text) // 2

@@ -30,7 +30,7 @@ def write_blocks(
     system: System[Any, Any],
     *,
     num_samples: int = 4,
-    prompt: str = "",
+    prompt: str | Sequence[Tensor] = "",
     length: int = 256,
     policy: BlockPolicy | None = None,
     num_steps: int | None = None,
@@ -50,7 +50,8 @@ def write_blocks(
     Args:
         system: A system whose denoiser is `Blockwise`.
         num_samples: How many texts.
-        prompt: Text to go on from; it is not among the pieces.
+        prompt: Text to go on from, or the ids of one for every text; it is not among the pieces. A text is taken as it
+            is cut into tokens; `tasks.text.write` mends its end first.
         length: Tokens of the whole text, the prompt included.
         policy: Chooses the size of each block; blocks of the denoiser's own size if None.
         num_steps: Calls of the network a block, at most its size; the system's default if None.
@@ -63,7 +64,7 @@ def write_blocks(
     Yields: For every text its new ids, int64 (k,).
 
     Raises:
-        ValueError: If the system does not write in blocks.
+        ValueError: If the system does not write in blocks, or there is not a prompt for every text.
     """
     denoiser = evaluating(system).denoiser
     if not isinstance(denoiser, Blockwise):
@@ -73,20 +74,23 @@ def write_blocks(
     policy = FixedSize(denoiser.size) if policy is None else policy
     steps = system.num_steps if num_steps is None else num_steps
     alphabet = alphabet_of(system)
-    given = ids(prompt, alphabet)
     rows = range(first, first + num_samples)
+    texts = [ids(prompt, alphabet)] * num_samples if isinstance(prompt, str) else list(prompt)
+    if len(texts) != num_samples:
+        raise ValueError(f"there are prompts for {len(texts)} texts, but {num_samples} are asked for")
     asked = cond if isinstance(cond, Condition) else condition_of(system, cond, rows)
-    texts = [given] * num_samples
     memory: list[Condition | None] = [
         None if asked is None else asked.rows(torch.tensor([b])) for b in range(num_samples)
     ]
-    if len(given):
-        memory = [_kept(denoiser.remember(one, given[None]), window) for one in memory]
-    blocks, going = [0] * num_samples, [len(given) < length] * num_samples
+    memory = [
+        _kept(denoiser.remember(one, given[None]), window) if len(given) else one
+        for one, given in zip(memory, texts, strict=True)
+    ]
+    blocks, going = [0] * num_samples, [len(given) < length for given in texts]
     while any(going):
         active = [b for b in range(num_samples) if going[b]]
         sizes = _sizes(policy, denoiser, texts, active, length, memory)
-        new: list[Tensor] = [given[:0]] * num_samples
+        new = [text[:0] for text in texts]
         for size in sorted(set(sizes.values())):
             group = [b for b in active if sizes[b] == size]
             context = _stack([memory[b] for b in group])
