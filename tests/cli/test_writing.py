@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import unicodedata
 
 import pytest
+import torch
 
 from condiff.cli.main import main
+from condiff.tasks.text import write
 
 FAST = ("--steps", "2", "--batch-size", "4", "--width", "32", "--depth", "1")
 
@@ -96,7 +100,7 @@ def test_the_share_of_likely_tokens_is_chosen_and_kept(run, tmp_path, capsys):
     assert texts["1"] != texts["0.5"]
     assert max(len(set(text)) for text in texts["0.0001"]) < min(len(set(text)) for text in texts["1"])
     assert main(["sample", str(run), "--top-p", "1.5"]) == 2
-    assert "p in (0, 1], got 1.5" in capsys.readouterr().err
+    assert "top-p needs p in (0, 1], got 1.5" in capsys.readouterr().err
 
 
 def test_what_no_token_spells_is_refused_when_typed(other, capsys):
@@ -280,3 +284,103 @@ def test_the_best_of_several_is_for_text_systems(tmp_path, capsys):
     save(vectors(), tmp_path / "v.safetensors")
     assert main(["sample", str(tmp_path / "v.safetensors"), "--best-of", "2"]) == 2
     assert "--best-of is for systems that write text" in capsys.readouterr().err
+
+
+class Screen(io.StringIO):
+    """Standard output that remembers what had been flushed, and may be a terminal."""
+
+    def __init__(self, terminal):
+        super().__init__()
+        self.terminal, self.seen = terminal, ""
+
+    def isatty(self):
+        return self.terminal
+
+    def flush(self):
+        self.seen = self.getvalue()
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory):
+    """An untrained system that writes in blocks of 8 bytes: it writes all kinds of control characters."""
+    from condiff import save
+    from condiff.recipes import ctrldiff
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("blocks") / "b.safetensors"
+    save(ctrldiff(length=32, width=32, depth=1, about={"kind": "text"}), path)
+    return path
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_first_text_is_shown_block_by_block(blocks, tmp_path, monkeypatch, count, terminal):
+    """Before a block is made, those before it have been flushed, to a pipe as to a terminal; --json shows none."""
+    screen = Screen(terminal)
+    monkeypatch.setattr("sys.stdout", screen)
+    ahead = []
+
+    def spied(*given, **wanted):
+        begun = ""
+        for new in write(*given, **wanted):
+            ahead.append(screen.seen.endswith(begun))
+            begun += new[0]
+            yield new
+
+    monkeypatch.setattr("condiff.cli.writing.write", spied)
+    out = tmp_path / "a.txt"
+    words = ["sample", str(blocks), "--prompt", "In the", "-n", str(count), "--out", str(out)]
+    assert main(words) == 0
+    body = out.read_bytes().partition(b"\n")[2].decode()
+    shown = screen.getvalue()
+    expected = body if count > 1 else body.removeprefix("--- 0\n")
+    if terminal:
+        assert len(shown) == len(expected)
+        assert not any(unicodedata.category(letter) == "Cc" and letter not in "\n\t" for letter in shown)
+        assert shown != expected
+    else:
+        assert shown == expected
+        assert len(ahead) == 1 + 4  # the prompt, and 26 bytes in blocks of 8
+        assert all(ahead)
+    assert main([*words, "--json"]) == 0
+    assert json.loads(screen.getvalue()[len(shown) :])["texts"][0].startswith("In the")
+
+
+def test_the_time_a_text_takes_is_told(run, capsys, monkeypatch):
+    """All of a window comes at once, and its time is counted too."""
+    ticks = iter(range(0, 1000, 7))
+    monkeypatch.setattr("condiff.cli.writing.time.perf_counter", lambda: float(next(ticks)))
+    assert main(["sample", str(run), "-n", "1", "--steps", "2"]) == 0
+    assert "1 text in 7.0 s" in capsys.readouterr().err
+
+
+def test_eval_judges_the_best_of_several_answers_if_asked(pairs, capsys):
+    """The answers are those that `write_best` chooses among, and the first ones are judged beside them."""
+    import condiff
+    from condiff.data import read_like
+    from condiff.evaluate.overlap import overlap
+    from condiff.tasks.choose import write_best
+    from condiff.tasks.tokens import reader_of
+
+    assert main(["eval", str(pairs), "-n", "12", "--best-of", "4", "--quick", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["best_of"] == 4
+    value = {metric["name"]: metric["value"] for metric in facts["metrics"]}
+    assert {"rouge_l", "rouge_l_first", "rouge_l_copy"} <= value.keys()
+    system = condiff.load(pairs)
+    test = read_like(system.data).test
+    rows, cond = test.rows(torch.arange(12))
+    held = [reader_of(system)(row) for row in rows.long()]
+    for answers, name in ((4, "rouge_l"), (1, "rouge_l_first")):
+        texts = write_best(system, answers, num_samples=12, cond=cond, batch_size=128)
+        found = {score.name: score.value for score in overlap(texts, held, of="", seed=0)}
+        assert found["rouge_l"] == pytest.approx(value[name])
+    assert main(["eval", str(pairs), "-n", "12", "--quick", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["best_of"] == 1
+    assert not any(metric["name"].endswith("_first") for metric in facts["metrics"])
+
+
+def test_eval_has_no_best_of_several_pictures(trained, capsys):
+    assert main(["eval", str(trained), "--best-of", "2"]) == 2
+    assert "--best-of is for systems that write text; this one makes images" in capsys.readouterr().err

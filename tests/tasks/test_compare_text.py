@@ -11,7 +11,11 @@ from condiff.data import read
 from condiff.data.verses import table
 from condiff.evaluate.metric import Metric
 from condiff.recipes import ctrldiff, diffusia, radd
+from condiff.tasks.assess import sample_like
+from condiff.tasks.blocks import rows_in_blocks, write_blocks
 from condiff.tasks.compare_text import TextPoint, fewest, text_quality
+from condiff.tasks.partition import FixedSize
+from condiff.tasks.text import joined, words, write
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,99 @@ def test_a_text_run_is_benched_from_the_command_line(splits, tmp_path, capsys):
     assert "entropy" in out
 
 
-def test_systems_in_blocks_are_told_apart(splits):
-    with pytest.raises(ValueError, match="writes in blocks"):
-        text_quality(ctrldiff(width=32, depth=1, length=24), splits)
+@pytest.fixture(scope="module")
+def blocks(splits):
+    """A system in blocks of 8, untrained but for the frequency of its bytes."""
+    torch.manual_seed(0)
+    system = ctrldiff(**{**ctrldiff.measure(splits), "width": 32, "depth": 1})
+    counts = torch.bincount(splits.train.data.long().flatten(), minlength=257).double() + 1e-6
+    with torch.no_grad():
+        system.denoiser.net.body.out.bias.copy_((counts / counts.sum()).log())
+    return system
+
+
+def test_text_in_blocks_is_compared_by_their_size_and_steps(blocks, splits):
+    points, held = text_quality(blocks, splits, num_samples=24)
+    ways = [
+        (1, 1),
+        (4, 1),
+        (4, 2),
+        (4, 4),
+        (8, 1),
+        (8, 2),
+        (8, 4),
+        (8, 8),
+        (16, 1),
+        (16, 2),
+        (16, 4),
+        (16, 8),
+        (16, 16),
+    ]
+    assert [(p.block, p.steps) for p in points] == ways
+    # A window of 24: its blocks, each with its steps (the last one of 16 has 8 tokens) and a call that remembers it.
+    assert [p.calls for p in points[:8]] == [24 // size * (steps + 1) for size, steps in ways[:8]]
+    assert [p.calls for p in points[8:]] == [2 + 2, 4 + 2, 8 + 2, 16 + 2, 16 + 8 + 2]
+    assert held.block is None
+    assert {p.solver for p in points} == {"own"}
+
+
+def test_windows_written_in_blocks_are_what_write_blocks_writes(blocks):
+    rows, calls = rows_in_blocks(blocks, num_samples=5, block=6, batch_size=2, seed=4, num_steps=3)
+    assert rows.shape == (5, 24)
+    assert calls == 4 * (3 + 1)
+    alone = write_blocks(blocks, num_samples=1, first=3, length=24, policy=FixedSize(6), seed=4, num_steps=3)
+    text = torch.cat([part for (part,) in alone])
+    assert torch.equal(rows[3, : len(text)], text)
+    assert bool((rows[3, len(text) :] == 256).all())
+
+
+def test_an_evaluation_of_text_in_blocks_judges_what_sample_writes(blocks, splits):
+    """Not the window as a single block."""
+    drawn, _ = sample_like(blocks, splits.test, 3, guidance_scale=1.0, seed=7)
+    assert torch.equal(drawn, rows_in_blocks(blocks, num_samples=3, seed=7)[0])
+    texts = joined(write(blocks, num_samples=3, seed=7))
+    assert [words(row) for row in drawn] == texts
+
+
+def test_a_run_in_blocks_is_benched_from_the_command_line(blocks, tmp_path, capsys):
+    path = tmp_path / "b.safetensors"
+    condiff.save(blocks, path)
+    asked = ["bench", "solvers", str(path), "--blocks", "2,8", "--calls", "1,4", "-n", "12"]
+    assert main([*asked, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [(row["block"], row["steps"], row["calls"]) for row in facts["rows"]] == [(2, 1, 24), (8, 1, 6), (8, 4, 15)]
+    assert {"block", "steps", "calls", "why"} <= facts["recommendation"].keys()
+    assert main(asked) == 0
+    out = capsys.readouterr().out
+    assert "block" in out.splitlines()[0]
+    assert "recommended: blocks of" in out
+    words = ["sample", str(path), "-n", "1", "--steps", "2", "--json", "--out", str(tmp_path / "a.txt")]
+    for block in ("2", "8"):
+        assert main([*words, "--block", block]) == 0
+        assert json.loads(capsys.readouterr().out)["block"] == int(block)
+        assert main(["replay", str(tmp_path / "a.txt"), "--run", str(path)]) == 0
+        capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--blocks", "99"], "have 1 to 24 tokens, got 99"),
+        (["--blocks", "4", "--calls", "8"], "no block of 4 tokens has room for 8 calls"),
+        (["--solvers", "heun", "--blocks", "4"], "solver heun does not suit"),
+    ],
+)
+def test_blocks_that_do_not_fit_get_one_line(blocks, tmp_path, capsys, more, message):
+    condiff.save(blocks, tmp_path / "b.safetensors")
+    assert main(["bench", "solvers", str(tmp_path / "b.safetensors"), "-n", "10", *more]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_whole_windows_have_no_blocks(splits, tmp_path, capsys):
+    condiff.save(babbler(splits), tmp_path / "t.safetensors")
+    for verb in (["bench", "solvers"], ["sample"]):
+        more = ["--blocks", "4", "-n", "10"] if verb == ["bench", "solvers"] else ["--block", "4"]
+        assert main([*verb, str(tmp_path / "t.safetensors"), *more]) == 2
+        assert "whole windows" in capsys.readouterr().err

@@ -19,10 +19,7 @@ FEWEST = 10
 
 
 def _list_of_calls(text: str) -> tuple[int, ...]:
-    calls = tuple(sorted({step_count(part) for part in text.split(",")}))
-    if calls[0] < 2:
-        raise argparse.ArgumentTypeError(f"expected numbers of calls of at least 2, got {text}")
-    return calls
+    return tuple(sorted({step_count(part) for part in text.split(",")}))
 
 
 def _parser() -> Parser:
@@ -39,7 +36,12 @@ def _parser() -> Parser:
     parser.add_argument("kind", metavar="KIND", help="what to compare: solvers")
     parser.add_argument("run", metavar="RUN", nargs="?", help="run folder, checkpoint folder or .safetensors file")
     parser.add_argument("--exact", action="store_true", help="instead of RUN: mixtures whose denoiser is exact")
-    parser.add_argument("--calls", type=_list_of_calls, default=None, help="network calls [5,10,20,50]")
+    parser.add_argument(
+        "--calls", type=_list_of_calls, default=None, help="network calls [5,10,20,50]; of a block for text in blocks"
+    )
+    parser.add_argument(
+        "--blocks", type=_list_of_calls, default=None, help="text in blocks: tokens of a block, such as 1,4,16"
+    )
     parser.add_argument(
         "--solvers",
         metavar="NAMES",
@@ -105,7 +107,11 @@ def run(words: list[str]) -> int:
         system = opened(arguments.run, arguments.device)
         if system.data.get("kind") == "text":
             return _text(arguments, system, names, out, started)
+    if arguments.blocks is not None:
+        raise UsageError("--blocks are for runs that write text in blocks")
     calls = arguments.calls or CALLS
+    if calls[0] < 2:
+        raise UsageError(f"--calls {calls[0]} is too few; solvers are compared at 2 calls or more")
     made = _exact(arguments, names, calls) if arguments.exact else _trained(arguments, names, calls)
     facts = {
         "kind": "solvers",
@@ -150,6 +156,7 @@ def _text(
             splits,
             calls=arguments.calls,
             solvers=names,
+            blocks=arguments.blocks,
             num_samples=arguments.num_samples,
             guidance_scale=arguments.guidance_scale,
             seed=arguments.seed,
@@ -159,9 +166,10 @@ def _text(
         chosen = fewest(points)
     best = max(points, key=lambda point: point.known.value)
     why = (
-        f"{chosen.solver} with {chosen.calls} calls a text: {chosen.known.value:.1%} of its words are known, within "
-        f"the interval of the best ({best.solver}, {best.calls} calls: {best.known.value:.1%})"
+        f"{_way(chosen)}, {chosen.calls} calls a text: {chosen.known.value:.1%} of its words are known, within "
+        f"the interval of the best ({_way(best)}, {best.calls} calls: {best.known.value:.1%})"
     )
+    recommended = {"solver": chosen.solver, "block": chosen.block, "steps": chosen.steps, "calls": chosen.calls}
     facts = {
         "kind": "solvers",
         "run": arguments.run,
@@ -169,21 +177,36 @@ def _text(
         "seed": arguments.seed,
         "rows": [point.to_json() for point in points],
         "held_out": held.to_json(),
-        "recommendation": {"solver": chosen.solver, "calls": chosen.calls, "why": why},
+        "recommendation": {**recommended, "why": why},
         "seconds": round(time.perf_counter() - started, 2),
     }
     write_atomically(out / "bench_solvers.json", json.dumps(facts, indent=1).encode())
     if arguments.json:
         emit(facts)
     else:
+        inner = ("block", "steps") if chosen.block is not None else ()
         rows = [
-            [p.solver, str(p.calls or ""), _share(p.known), f"{p.perplexity.value:.2f}", f"{p.entropy:.2f}"]
+            [
+                p.solver,
+                *(str(getattr(p, name) or "") for name in inner),
+                str(p.calls or ""),
+                _share(p.known),
+                f"{p.perplexity.value:.2f}",
+                f"{p.entropy:.2f}",
+            ]
             for p in (*points, held)
         ]
-        print(table(rows, ("solver", "calls", "known words", "perplexity a byte", "entropy, bits a token")))
+        heads = ("solver", *inner, "calls a text", "known words", "perplexity a byte", "entropy, bits a token")
+        print(table(rows, heads))
         print(f"\nrecommended: {why}")
     say(f"{facts['seconds']:.0f} s; written to {out / 'bench_solvers.json'}")
     return 0
+
+
+def _way(point: Any) -> str:  # noqa: ANN401 - a TextPoint
+    if point.block is None:
+        return str(point.solver)
+    return f"blocks of {point.block} in {point.steps} step{'' if point.steps == 1 else 's'}"
 
 
 def _share(metric: Any) -> str:  # noqa: ANN401 - a Metric

@@ -44,6 +44,9 @@ def run(words: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", help="run folder, checkpoint folder or .safetensors file")
     parser.add_argument("--data", metavar="NAME_OR_PATH", help="data to compare with [what it was trained on]")
     parser.add_argument("-n", "--num-samples", type=positive, help="how many samples [1000; 100 of a forecast]")
+    parser.add_argument(
+        "--best-of", type=positive, metavar="N", help="text: judge the best of N answers, as sample does [the run's]"
+    )
     parser.add_argument("--windows", type=positive, default=100, help="series: test windows, evenly spread [100]")
     parser.add_argument(
         "--fit-seconds", type=natural, default=60, help="series: time to fit each of ETS and ARIMA [60]"
@@ -65,6 +68,12 @@ def run(words: list[str]) -> int:
 
     system = opened(arguments.run)
     folder = Path(arguments.run)
+    text = system.data.get("kind") == "text"
+    if arguments.best_of is not None and not text:
+        raise UsageError(
+            f"--best-of is for systems that write text; this one makes {system.data.get('kind', 'no text')}"
+        )
+    best_of = arguments.best_of or system.data.get("best_of", 1)
     if "window" in system.data.get("meta", {}):
         return _series(system, arguments, folder)
     arguments.num_samples = arguments.num_samples or 1000
@@ -83,7 +92,14 @@ def run(words: list[str]) -> int:
     crew = workers()
     module_of(system).to(crew.device)
     metrics, use = assess(
-        system, splits, num=arguments.num_samples, seed=arguments.seed, quick=arguments.quick, talk=say, workers=crew
+        system,
+        splits,
+        num=arguments.num_samples,
+        seed=arguments.seed,
+        quick=arguments.quick,
+        num_answers=best_of,
+        talk=say,
+        workers=crew,
     )
     if not lead():
         return 0
@@ -95,6 +111,7 @@ def run(words: list[str]) -> int:
         "seed": arguments.seed,
         "num_steps": system.num_steps,
         "guidance_scale": system.guidance_scale,
+        **({"best_of": best_of} if text else {}),
         "metrics": [metric.to_json() for metric in metrics],
         "condition_use": use.to_json() if use is not None else None,
     }

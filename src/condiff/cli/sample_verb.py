@@ -41,6 +41,7 @@ def _parser() -> Parser:
         metavar="N",
         help="text systems: tokens of the whole text (bytes, characters or pieces)",
     )
+    parser.add_argument("--block", type=positive, metavar="N", help="text in blocks: tokens of a block [the system's]")
     parser.add_argument(
         "--best-of", type=positive, metavar="N", help="text systems: keep the best of N answers [the system's]"
     )
@@ -114,7 +115,7 @@ def run(words: list[str]) -> int:
         raise UsageError(
             f"this run continues series: use condiff forecast {arguments.run} --data PATH, or condiff impute for gaps"
         )
-    only = ("prompt", "infill", "length", "best_of", "top_p")
+    only = ("prompt", "infill", "length", "block", "best_of", "top_p")
     asked = next((name for name in only if getattr(arguments, name) is not None), None)
     if asked:
         raise UsageError(

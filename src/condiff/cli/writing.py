@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 from condiff.cli.errors import UsageError, usage
 from condiff.cli.made import MARK, conditions_for
@@ -17,6 +18,9 @@ from condiff.core.system import System
 from condiff.tasks.choose import write_best
 from condiff.tasks.text import cut_tails, write
 from condiff.train.checkpoint import write_atomically
+
+CONTROL = "\ufffd"
+"""Shown on a terminal in place of a character that would control it."""
 
 
 def run_text(
@@ -48,6 +52,7 @@ def run_text(
         "prompt": arguments.prompt or "",
         "infill": arguments.infill or "",
         "length": arguments.length,
+        "block": arguments.block,
         "best_of": arguments.best_of or system.data.get("best_of", 1),
         "top_p": arguments.top_p,
         "precision": arguments.precision,
@@ -56,31 +61,28 @@ def run_text(
         raise UsageError(
             f"this system takes no condition, so --guidance-scale {recipe['guidance_scale']:g} cannot be used"
         )
+    started = time.perf_counter()
     with usage():
         cut_tails(system, arguments.top_p, arguments.solver)
         conditions_for(system, conditions, range(1))
         system.grid(recipe["num_steps"])
         pieces = texts(system, recipe)
         first = next(pieces)
-    started = time.perf_counter()
-    stream = recipe["num_samples"] == 1 and not arguments.json
+    # All texts are written together, so that the first is shown as it comes, and the others when it is whole.
+    one = recipe["num_samples"] == 1
+    show = (lambda text: None) if arguments.json else _show
     parts = [first]
-    if stream:
-        _show(first[0])
+    show(first[0] if one else f"--- 0\n{first[0]}")
     for new in pieces:
         parts.append(new)
-        if stream:
-            _show(new[0])
+        show(new[0])
     found = ["".join(each) for each in zip(*parts, strict=True)]
-    if stream:
-        _show("\n")
+    show("\n" + body(found, 1))
     head = MARK + json.dumps({**complete(recipe, system, 0), "form": "txt"}) + "\n"
     write_atomically(out, (head + body(found)).encode())
     if arguments.json:
         emit({**recipe, "texts": found, "files": [str(out)], "seconds": round(time.perf_counter() - started, 3)})
-    elif not stream:
-        print(body(found), end="")
-    say(f"{len(found)} texts in {time.perf_counter() - started:.1f} s: {out}")
+    say(f"{len(found)} text{'' if one else 's'} in {time.perf_counter() - started:.1f} s: {out}")
     return 0
 
 
@@ -94,6 +96,7 @@ def texts(system: System[Any, Any], recipe: Mapping[str, Any]) -> Any:  # noqa: 
         "solver": cut_tails(system, recipe.get("top_p"), recipe["solver"]),
         "cond": conditions_for(system, recipe["cond"], range(first, first + count)),
         "guidance_scale": recipe["guidance_scale"] if system.schema else None,
+        "block": recipe.get("block"),  # files from before there was a choice have none
         **{name: recipe[name] for name in names},
     }
     answers = recipe.get("best_of", 1)  # files from before there was a choice hold the only answer
@@ -102,11 +105,14 @@ def texts(system: System[Any, Any], recipe: Mapping[str, Any]) -> Any:  # noqa: 
     return iter([write_best(ready(system, recipe), answers, **wanted)])
 
 
-def body(found: Sequence[str]) -> str:
-    """Return texts as they stand in a file and on the terminal, each under a line that numbers it."""
-    return "".join(f"--- {k}\n{text}\n" for k, text in enumerate(found))
+def body(found: Sequence[str], first: int = 0) -> str:
+    """Return texts from one of them on as they stand in a file and on the terminal, each under its number."""
+    return "".join(f"--- {k}\n{text}\n" for k, text in enumerate(found) if k >= first)
 
 
 def _show(text: str) -> None:
+    """Print what is new at once; a terminal gets no control characters, which a model of bytes may well write."""
+    if sys.stdout.isatty():
+        text = "".join(CONTROL if category(letter) == "Cc" and letter not in "\n\t" else letter for letter in text)
     sys.stdout.write(text)
     sys.stdout.flush()

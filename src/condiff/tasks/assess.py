@@ -33,9 +33,12 @@ from condiff.evaluate.text import (
     words_of,
 )
 from condiff.objectives import Dropping, PseudoLabels
+from condiff.process.blocks import Blockwise
 from condiff.process.embedded import Embedded
 from condiff.process.gaussian import Gaussian
 from condiff.process.interpolant import Interpolant
+from condiff.tasks.blocks import rows_in_blocks
+from condiff.tasks.choose import MBR, answer_seeds
 from condiff.tasks.generate import evaluating, sample
 from condiff.tasks.tokens import alphabet_of, reader_of, whole, words
 from condiff.train.workers import ALONE, Workers, join, share
@@ -79,6 +82,18 @@ def sample_like(
     mine = share(workers, num)
     _, cond = data.rows(torch.tensor(mine) % len(data))
     given: Mapping[str, Any] | Condition | None = cond if cond.values else None
+    if isinstance(system.denoiser, Blockwise):
+        rows, _ = rows_in_blocks(
+            system,
+            num_samples=len(mine),
+            first=mine.start,
+            cond=cond if cond.values else None,
+            guidance_scale=guidance_scale if cond.values else None,
+            seed=seed,
+            batch_size=128,
+            num_steps=num_steps,
+        )
+        return join(workers, rows, num), data.rows(torch.arange(num) % len(data))[1]
     drawn = sample(
         system,
         num_samples=len(mine),
@@ -186,6 +201,7 @@ def assess(
     num: int = 1000,
     seed: int = 0,
     quick: bool = False,
+    num_answers: int = 1,
     talk: Callable[[str], None] = lambda text: None,
     workers: Workers = ALONE,
 ) -> tuple[list[Metric], ConditionUse | None]:
@@ -197,6 +213,7 @@ def assess(
         num: Number of samples.
         seed: Names samples, draws and bootstrap.
         quick: Only class agreement and distances of samples, without the likelihood and the condition test.
+        num_answers: Texts only: how many are written in each place, of which the best by minimum Bayes risk is judged.
         talk: Told what is going on.
         workers: Who shares the sampling and the losses; every metric is the one of a process alone, to rounding.
 
@@ -204,7 +221,9 @@ def assess(
         0 nothing, for they only help.
     """
     if splits.test.kind == "text":
-        return _assess_text(system, splits, num=num, seed=seed, quick=quick, talk=talk, workers=workers)
+        return _assess_text(
+            system, splits, num=num, seed=seed, quick=quick, num_answers=num_answers, talk=talk, workers=workers
+        )
     test = splits.test
     scale = system.guidance_scale
     features, definition = features_for(system, test.data.float())
@@ -254,6 +273,7 @@ def _assess_text(
     num: int,
     seed: int,
     quick: bool,
+    num_answers: int,
     talk: Callable[[str], None],
     workers: Workers,
 ) -> tuple[list[Metric], ConditionUse | None]:
@@ -266,8 +286,13 @@ def _assess_text(
     train, test = splits.train.data.long(), splits.test.take(num)
     vocabulary = system.process.vocabulary
     count = min(num, 64, len(test))
-    talk(f"writing {count} texts at guidance scale {system.guidance_scale:g}")
-    drawn, _ = sample_like(system, test, count, guidance_scale=system.guidance_scale, seed=seed, workers=workers)
+    best = f", the best of {num_answers} each" if num_answers > 1 else ""
+    talk(f"writing {count} texts at guidance scale {system.guidance_scale:g}{best}")
+    seeds = answer_seeds(seed, num_answers)
+    answers = [
+        sample_like(system, test, count, guidance_scale=system.guidance_scale, seed=each, workers=workers)[0]
+        for each in seeds
+    ]
     use = None
     if system.schema and not quick:
         talk("testing whether the condition is used")
@@ -275,6 +300,12 @@ def _assess_text(
     if workers.rank > 0:
         return [], None
     alphabet, reader = alphabet_of(system), reader_of(system)
+    drawn = answers[0]
+    if num_answers > 1:
+        talk("choosing among the answers")
+        read = [[reader(row) for row in rows] for rows in answers]
+        chosen = [MBR().choose(group) for group in zip(*read, strict=True)]
+        drawn = torch.stack([answers[k][row] for row, k in enumerate(chosen)])
     held = [reader(row) for row in test.data[:count].long()]
     taught = [reader(row) for row in train]
     known, scorer = words_of(taught), NGram.fit([text.encode() for text in taught])
@@ -283,7 +314,7 @@ def _assess_text(
     size = max(sum(len(text.encode()) for text in held) // count, 1)
     letters = line[torch.randint(len(line), (count, size), generator=generator)]
     compared = {
-        "": ([reader(row) for row in drawn], unigram_entropy(drawn, vocabulary), f"samples by {system.solver}"),
+        "": ([reader(row) for row in drawn], unigram_entropy(drawn, vocabulary), f"samples by {system.solver}{best}"),
         "_held_out": (held, unigram_entropy(test.data[:count].long(), vocabulary), "held-out text"),
         "_chance": ([words(row) for row in letters], unigram_entropy(letters, 257), "bytes drawn by their frequency"),
     }
@@ -313,7 +344,10 @@ def _assess_text(
     source = next((name for name, kind in system.schema.items() if isinstance(kind, TokenIds)), None)
     if source is not None and count > 1:
         inputs = [words(row, alphabet_of(system, source)) for row in test.conditions[source][:count]]
-        for texts, end, of in ((compared[""][0], "", "samples"), (inputs, "_copy", "the input as it is")):
+        sets = [(compared[""][0], "", f"samples{best}"), (inputs, "_copy", "the input as it is")]
+        if num_answers > 1:
+            sets.insert(1, (read[0], "_first", "the first of the answers"))
+        for texts, end, of in sets:
             scores = overlap(texts, held, of=f"{of} against held-out text", seed=seed)
             metrics += [replace(score, name=f"{score.name}{end}") for score in scores]
     if quick or isinstance(system.process, Embedded):

@@ -17,7 +17,7 @@ from condiff.core.system import System
 from condiff.guidance.cfg import CFG
 from condiff.nn.context import LAST, PREFIX
 from condiff.process.blocks import Blockwise
-from condiff.tasks.generate import check_solver, condition_of, evaluating
+from condiff.tasks.generate import Counted, check_solver, condition_of, evaluating
 from condiff.tasks.partition import BlockPolicy, FixedSize
 from condiff.tasks.tokens import alphabet_of, ids
 
@@ -110,6 +110,59 @@ def write_blocks(
                 texts[b], blocks[b] = torch.cat([texts[b], new[b]]), blocks[b] + 1
                 going[b] = not len(end) and len(texts[b]) < length and _entropy(texts[b]) >= least_entropy
         yield new
+
+
+def rows_in_blocks(
+    system: System[Any, Any],
+    *,
+    num_samples: int,
+    block: int | None = None,
+    batch_size: int = 64,
+    cond: Condition | None = None,
+    first: int = 0,
+    **wanted: Any,  # noqa: ANN401 - as `write_blocks`
+) -> tuple[Tensor, int]:
+    """Write windows of the trained length in blocks.
+
+    Args:
+        system: A system whose denoiser is `Blockwise`.
+        num_samples: How many.
+        block: Tokens of a block; the denoiser's own size if None.
+        batch_size: Windows at a time.
+        cond: Condition of num_samples rows.
+        first, wanted: As for `write_blocks`.
+
+    Returns: Ids (N, L), ends behind a text that is shorter; and the calls of the network that a text of the first batch
+        takes, those that remember a block included.
+    """
+    length, end = system.shape[0], alphabet_of(system).end
+    out = torch.full((num_samples, length), end)
+    calls = 0
+    counters: list[Counted] = []
+
+    def counted(denoiser: Any, texts: Tensor) -> Counted:  # noqa: ANN401 - a denoiser
+        counters.append(Counted(denoiser))
+        return counters[-1]
+
+    for rows in torch.arange(num_samples).split(batch_size):
+        counters.clear()
+        pieces = list(
+            write_blocks(
+                system,
+                num_samples=len(rows),
+                length=length,
+                policy=None if block is None else FixedSize(block),
+                cond=None if cond is None else cond.rows(rows),
+                first=first + int(rows[0]),
+                around=counted,
+                **wanted,
+            )
+        )
+        for row, parts in zip(rows, zip(*pieces, strict=True), strict=True):
+            text = torch.cat(parts)
+            out[row, : len(text)] = text
+        calls = calls or sum(counter.calls for counter in counters) + len(pieces)
+    return out, calls
 
 
 def _sizes(

@@ -62,6 +62,17 @@ class MBR:
         return int(self.matrix(answers).sum(1).argmax())
 
 
+def answer_seeds(seed: int, num_answers: int) -> list[int]:
+    """Return the seeds of several answers; the first is the seed itself.
+
+    Raises:
+        ValueError: If num_answers is not positive.
+    """
+    if num_answers < 1:
+        raise ValueError(f"num_answers must be at least 1, got {num_answers}")
+    return [seed if k == 0 else key(seed, "answer", k) for k in range(num_answers)]
+
+
 def write_best(
     system: System[Any, Any],
     num_answers: int,
@@ -84,9 +95,6 @@ def write_best(
     Raises:
         ValueError: If num_answers is not positive, or as `write`.
     """
-    if num_answers < 1:
-        raise ValueError(f"num_answers must be at least 1, got {num_answers}")
-    seeds = [seed if k == 0 else key(seed, "answer", k) for k in range(num_answers)]
-    answers = [joined(write(system, seed=each, **wanted)) for each in seeds]
+    answers = [joined(write(system, seed=each, **wanted)) for each in answer_seeds(seed, num_answers)]
     chosen = choice or MBR()
     return [group[chosen.choose(group)] for group in zip(*answers, strict=True)]

@@ -24,6 +24,7 @@ from condiff.tasks.around import around
 from condiff.tasks.blocks import write_blocks
 from condiff.tasks.generate import check_solver
 from condiff.tasks.healing import covered, spelled
+from condiff.tasks.partition import FixedSize
 from condiff.tasks.tokens import Streams, alphabet_of, counted
 from condiff.tasks.tokens import ids as ids
 from condiff.tasks.tokens import words as words
@@ -93,6 +94,7 @@ def write(
     solver: Solver[Any, Any] | str | None = None,
     batch_size: int = 64,
     first: int = 0,
+    block: int | None = None,
 ) -> Iterator[list[str]]:
     """Yield texts piece by piece: what is new in every sample, window after window.
 
@@ -107,6 +109,7 @@ def write(
             A space before a gap is the beginning of the gap's first piece (on vectors of tokens it may get lost).
         length: Tokens of the whole text, the prompt included; the trained length if None, and at most that for gaps.
         num_steps, cond, guidance_scale, seed, solver, batch_size, first: As for `sample`.
+        block: Tokens of a block, for systems that write in blocks; their own size if None.
 
     Raises:
         ValueError: If the system makes no text, or the texts and the length do not fit it.
@@ -117,9 +120,11 @@ def write(
             raise ValueError("this system writes from left to right and fills no gaps; recipe text does")
         yield from _blockwise(
             system, num_samples=num_samples, prompt=prompt, length=length, num_steps=num_steps, cond=cond,
-            guidance_scale=guidance_scale, seed=seed, solver=solver, first=first,
+            guidance_scale=guidance_scale, seed=seed, solver=solver, first=first, block=block,
         )  # fmt: skip
         return
+    if block is not None:
+        raise ValueError("this system writes whole windows; the size of a block is for systems that write in blocks")
     if prompt and infill:
         raise ValueError("give a prompt to continue or a text with gaps to fill, not both")
     if infill and length is not None:
@@ -157,12 +162,12 @@ def write(
     skip, at = [len(given) - done for given in start.ids], done
     ended = torch.zeros(num_samples, dtype=torch.bool)
     count = 1 if total - done <= window else 1 + -(-(total - done - window) // (window - overlap))
-    for block in rollout(generate, count, remember):
+    for made in rollout(generate, count, remember):
         if infill:
-            filled = block[:, :total]
+            filled = made[:, :total]
             yield [streams.read(k, row[row < alphabet.end]) for k, row in enumerate(filled)]
             break
-        new = [row[begin : min(window, total - at)] for row, begin in zip(block, skip, strict=True)]
+        new = [row[begin : min(window, total - at)] for row, begin in zip(made, skip, strict=True)]
         yield [
             "" if over else streams.read(k, row) for k, (row, over) in enumerate(zip(new, ended.tolist(), strict=True))
         ]
@@ -191,6 +196,8 @@ def cut_tails(
     chosen = check_solver(system, solver)
     if top_p is None:
         return chosen
+    if not 0.0 < top_p <= 1.0:
+        raise ValueError(f"top-p needs p in (0, 1], got {top_p:g}")
     inner = chosen.inner if isinstance(chosen, Nucleus) else chosen
     if not isinstance(system.process, Absorbing):
         raise ValueError(
@@ -267,14 +274,18 @@ def _blockwise(
     num_samples: int,
     first: int,
     num_steps: int | None,
+    block: int | None,
     **asked: Any,  # noqa: ANN401 - as `write_blocks`
 ) -> Iterator[list[str]]:
     """Yield texts block by block; bytes of a character that a block ends within come with the next."""
+    if block is not None and block < 1:
+        raise ValueError(f"a block has 1 token or more, got {block}")
+    policy = None if block is None else FixedSize(block)
     total = system.shape[0] if length is None else length
     start = _started(system, prompt, total, range(first, first + num_samples), **asked)
     streams = Streams(num_samples, alphabet_of(system))
     yield from start.shown(streams)
-    wanted = {"num_samples": num_samples, "first": first, "num_steps": num_steps, **asked}
+    wanted = {"num_samples": num_samples, "first": first, "num_steps": num_steps, "policy": policy, **asked}
     for new in write_blocks(system, prompt=start.ids, length=total, **wanted):
         yield [streams.read(k, part) for k, part in enumerate(new)]
     if any(left := streams.close()):
