@@ -154,6 +154,33 @@ def test_an_evaluation_has_baselines_on_the_same_windows(folder, capsys):
     assert json.loads(said.out)["metrics"][0]["value"] == 0  # what never changed is forecast exactly
 
 
+def test_an_evaluation_on_other_data_stands_beside_the_runs_own(folder, capsys):
+    words = "-n 10 --windows 3 --quick"
+    assert main(f"eval run {words} --json".split()) == 0
+    own = (folder / "run" / "eval.json").read_bytes()
+    assert main(f"eval run --data {folder}/sales.csv {words}".split()) == 0  # the same file, by another name
+    assert (folder / "run" / "eval.json").read_bytes() != own  # it says what was typed
+    assert main(f"eval run {words}".split()) == 0
+    assert (folder / "run" / "eval.json").read_bytes() == own
+    for place in ("jan", "feb"):
+        (folder / place).mkdir()
+        table(folder / place / "new sales.csv", factor=3.0)
+        capsys.readouterr()
+        assert main(["eval", "run", "--data", f"{place}/new sales.csv", *words.split()]) == 0
+        assert "run/eval-" in capsys.readouterr().err
+    names = {path.name: json.loads(path.read_text())["data"] for path in (folder / "run").glob("eval-*.json")}
+    assert names == {
+        "eval-new-sales.csv.json": "jan/new sales.csv",
+        "eval-feb-new-sales.csv.json": "feb/new sales.csv",  # another file of that name
+    }
+    assert main(["eval", "run", "--data", "feb/new sales.csv", *words.split()]) == 0
+    assert len(list((folder / "run").glob("eval-*.json"))) == 2
+    assert (folder / "run" / "eval.json").read_bytes() == own
+    page = (folder / "run" / "report.html").read_text()
+    assert page.count("<h2>Evaluation</h2>") == 3
+    assert "condiff eval run -n 10 --seed 0 --windows 3 --quick --data &#x27;feb/new sales.csv&#x27;" in page
+
+
 @pytest.mark.parametrize(
     ("words", "code", "needle"),
     [

@@ -6,6 +6,7 @@ import html
 import json
 import re
 
+import numpy as np
 import pytest
 
 from condiff.cli.main import main
@@ -52,6 +53,16 @@ def test_an_evaluation_that_does_not_fit(words, needle, run, capsys):
     assert len(err) == 1
     assert needle in err[0]
     assert not (run / "eval.json").exists()
+
+
+def test_an_evaluation_on_other_data_leaves_the_runs_own(run, tmp_path):
+    assert main(["eval", str(run), "--quick", "-n", "30"]) == 0
+    own = (run / "eval.json").read_bytes()
+    pixels = np.random.default_rng(0).integers(0, 255, (200, 28, 28), np.uint8)
+    np.savez(tmp_path / "other.npz", x=pixels, label=np.arange(200) % 10)
+    assert main(["eval", str(run), "--quick", "-n", "30", "--data", str(tmp_path / "other.npz")]) == 0
+    assert (run / "eval.json").read_bytes() == own
+    assert json.loads((run / "eval-other.npz.json").read_text())["data"] == str(tmp_path / "other.npz")
 
 
 def test_doctor_of_a_single_checkpoint(run, capsys):

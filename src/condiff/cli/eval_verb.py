@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,42 @@ def check_fit(name: str, system: Any, data: Any) -> None:  # noqa: ANN401 - a Sy
         )
 
 
+def keep(facts: dict[str, Any], folder: Path, system: Any, asked: str | None) -> Path | None:  # noqa: ANN401 - a System
+    """Write an evaluation into its run: eval.json of the run's own data, and eval-NAME.json beside it of others.
+
+    Args:
+        facts: What was measured.
+        folder: Where the run lies.
+        system: Its system, which knows the data it was trained on.
+        asked: The data that were asked for, None for the run's own.
+
+    Returns: The file; None if the folder holds no run.
+    """
+    from condiff.cli.report import write_report
+    from condiff.train.checkpoint import write_atomically
+
+    if not (folder / "config.yaml").is_file():
+        return None
+    place = folder / "eval.json"
+    own = {str(name) for name in (system.data.get("meta", {}).get("source"), system.data.get("name")) if name}
+    if asked is not None and asked not in own and Path(asked).resolve() not in {Path(name).resolve() for name in own}:
+        place = _beside(folder, asked)
+    write_atomically(place, json.dumps(facts, indent=1).encode())
+    write_report(folder)
+    return place
+
+
+def _beside(folder: Path, data: str) -> Path:
+    """Name the evaluation of other data by their file, and by the folders above it where another has that name."""
+    parts = Path(data).resolve().parts
+    for depth in range(1, len(parts) + 1):
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts[-depth:]).strip("/"))
+        place = folder / f"eval-{name}.json"
+        if not place.is_file() or Path(json.loads(place.read_text())["data"]).resolve() == Path(data).resolve():
+            break
+    return place
+
+
 def run(words: list[str]) -> int:
     """Evaluate a run."""
     parser = Parser(
@@ -58,11 +95,9 @@ def run(words: list[str]) -> int:
     if arguments.num_samples is not None and arguments.num_samples < FEWEST:
         raise UsageError(f"-n {arguments.num_samples} is too few: intervals need {FEWEST} samples or more")
 
-    from condiff.cli.report import write_report
     from condiff.cli.sample_verb import opened
     from condiff.data import read_like
     from condiff.tasks.assess import assess
-    from condiff.train.checkpoint import write_atomically
     from condiff.train.fit import module_of
     from condiff.train.workers import workers
 
@@ -109,15 +144,14 @@ def run(words: list[str]) -> int:
         "split": "test",
         "n": arguments.num_samples,
         "seed": arguments.seed,
+        "quick": arguments.quick,
         "num_steps": system.num_steps,
         "guidance_scale": system.guidance_scale,
         **({"best_of": best_of} if text else {}),
         "metrics": [metric.to_json() for metric in metrics],
         "condition_use": use.to_json() if use is not None else None,
     }
-    if (folder / "config.yaml").is_file():
-        write_atomically(folder / "eval.json", json.dumps(facts, indent=1).encode())
-        write_report(folder)
+    kept = keep(facts, folder, system, arguments.data)
     if arguments.json:
         emit(facts)
         return 0
@@ -125,8 +159,8 @@ def run(words: list[str]) -> int:
     print(table(rows, ("metric", "value", "interval (95 %)", "n")))
     if use is not None:
         print(f"\nis the condition used? {use.verdict}")
-    if (folder / "config.yaml").is_file():
-        say(f"definitions of every number: {folder / 'eval.json'}")
+    if kept is not None:
+        say(f"definitions of every number: {kept}")
     return 0
 
 
@@ -139,9 +173,7 @@ def _value(metric: Any) -> str:  # noqa: ANN401 - a Metric
 def _series(system: Any, arguments: Any, folder: Path) -> int:  # noqa: ANN401 - a System and a parsed namespace
     """Evaluate a run that forecasts."""
     from condiff.cli.output import alone
-    from condiff.cli.report import write_report
     from condiff.cli.series_eval import evaluate, lines, losses
-    from condiff.train.checkpoint import write_atomically
 
     if not alone():
         raise UsageError("forecasts are judged by one process; start condiff eval by itself")
@@ -149,9 +181,7 @@ def _series(system: Any, arguments: Any, folder: Path) -> int:  # noqa: ANN401 -
         facts = evaluate(system, arguments)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if (folder / "config.yaml").is_file():
-        write_atomically(folder / "eval.json", json.dumps(facts, indent=1).encode())
-        write_report(folder)
+    kept = keep(facts, folder, system, arguments.data)
     if arguments.json:
         emit(facts)
         return 0
@@ -162,6 +192,6 @@ def _series(system: Any, arguments: Any, folder: Path) -> int:  # noqa: ANN401 -
         heads = ["forecast", "weighted_quantile_loss", "interval (95 %)", "model is below by", "interval (95 %)"]
         print(f"\non the same {facts['windows']} windows, compared one by one:")
         print(table(main, heads))
-    if (folder / "config.yaml").is_file():
-        say(f"definitions and intervals of every number: {folder / 'eval.json'}")
+    if kept is not None:
+        say(f"definitions and intervals of every number: {kept}")
     return 0

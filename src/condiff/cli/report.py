@@ -54,13 +54,12 @@ def write_report(run: Path) -> Path:
 
     config = yaml.safe_load((run / "config.yaml").read_text())
     evaluation = json.loads((run / "eval.json").read_text()) if (run / "eval.json").is_file() else None
+    others = [json.loads(path.read_text()) for path in sorted(run.glob("eval-*.json"))]
     drawn, commands = _drawn(run), [str(config["command"])]
     commands += [_sample_command(recipe) for _, recipe in drawn]
     if evaluation is not None:
-        quick = "" if evaluation.get("condition_use") else " --quick"
-        commands.append(
-            f"condiff eval {shlex.quote(evaluation['run'])} -n {evaluation['n']} --seed {evaluation['seed']}{quick}"
-        )
+        commands.append(_eval_command(evaluation))
+    commands += [f"{_eval_command(other)} --data {shlex.quote(other['data'])}" for other in others]
     last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()[-1:]]
     parts = [
         f"<h1>{html.escape(str(config['recipe']))}</h1>",
@@ -70,8 +69,7 @@ def write_report(run: Path) -> Path:
     parts.append(_steps(run))
     if (run / "loss.png").is_file():
         parts.append(f"<h2>Loss</h2>{_picture(run / 'loss.png')}")
-    if evaluation is not None:
-        parts.append(_evaluation(evaluation))
+    parts += [_evaluation(each) for each in ([evaluation] if evaluation is not None else []) + others]
     parts.append(f"<h2>Commands</h2><pre>{html.escape(chr(10).join(commands))}</pre>")
     if last:
         parts.append(f"<h2>Last step</h2>{_rows(list(last[0].items()))}")
@@ -120,6 +118,17 @@ def _drawn(run: Path) -> list[tuple[Path, dict[str, Any]]]:
         if recipe.get("made_by") == "condiff sample":
             found.append((path, recipe))
     return found
+
+
+def _eval_command(evaluation: dict[str, Any]) -> str:
+    words = ["condiff", "eval", evaluation["run"], "-n", str(evaluation["n"]), "--seed", str(evaluation["seed"])]
+    if "windows" in evaluation:
+        words += ["--windows", str(evaluation["windows"])]
+    if evaluation.get("fits"):
+        words += ["--fit-seconds", str(next(iter(evaluation["fits"].values()))["seconds"])]
+    if evaluation.get("quick", not evaluation.get("condition_use")):  # files of earlier versions do not say
+        words.append("--quick")
+    return shlex.join(words)
 
 
 def _sample_command(recipe: dict[str, Any]) -> str:
