@@ -33,7 +33,7 @@ def test_the_windows_are_the_last_eight_weeks():
 
 
 def test_it_runs_end_to_end(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(series, "QUICK", series.Budget(2, 3, 1, 2, False, False))
+    monkeypatch.setattr(series, "QUICK", series.Budget(2, 3, 1, 8000, False, False))
     assert main(["reproduce", "series", "--quick", "--json", "--out", str(tmp_path / "r")]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["holds"] is False

@@ -18,6 +18,8 @@ from condiff.tasks.baselines import (
     LinearQuantile,
     SeasonalErrors,
     SeasonalNaive,
+    _History,
+    _spread,
     first_season,
     has_classical,
 )
@@ -251,7 +253,11 @@ def test_the_linear_quantile_model_finds_a_linear_truth():
         values[k] = 0.8 * values[k - 1] + rng.normal()
     tracks = tracks_of(values)
     window = window_of(replace_window(tracks))
-    model = LinearQuantile.fit(tracks, window, steps=400)
+    told = []
+    model = LinearQuantile.fit(tracks, window, progress=lambda *where: told.append(where))
+    assert model.gap <= 1e-4
+    assert told[0][0] == 0
+    assert told[-1][0] == told[-1][1]
     test = backtest(tracks, 5, held_out(tracks, window))
     draws = model(test.tracks, 5, num_samples=1, seed=0)
     assert draws.shape == (len(test), 19, 5)
@@ -296,7 +302,7 @@ def test_classical_models_follow_a_season(arima):
 @pytest.mark.slow  # statsmodels takes seconds to load and to fit
 @pytest.mark.skipif(not has_classical(), reason="statsmodels is not installed")
 @pytest.mark.parametrize("arima", [False, True])
-def test_classical_models_are_fitted_once_a_series_and_within_their_time(arima):
+def test_classical_models_are_fitted_at_every_origin_and_within_their_time(arima):
     """Every window gets its forecast, whatever the time; a long history is cut, and its season keeps its phase."""
     long = 50 + 10 * np.sin(np.arange(2000) * 2 * np.pi / 7) + np.random.default_rng(0).normal(size=2000)
     ends = (1700, 1703, 1999)  # their last 1500 values begin at different places in the week
@@ -307,11 +313,46 @@ def test_classical_models_are_fitted_once_a_series_and_within_their_time(arima):
     for seconds in (60.0, -1.0):
         draws = Classical((7,), arima, seconds, told=told.append)(windows, 7, num_samples=200, seed=0)
         losses.append(float((draws.mean(1) - right).abs().mean()))
-    assert told == [{"fitted": 3, "borrowed": 0, "failed": 0}, {"fitted": 0, "borrowed": 3, "failed": 0}]
+    assert told == [
+        {"fitted": 3, "earlier": 0, "borrowed": 0, "failed": 0},
+        {"fitted": 0, "earlier": 0, "borrowed": 3, "failed": 0},
+    ]
     assert losses[0] < 0.5
     assert losses[1] < 10.0 * 2 / np.pi  # better than the mean, though nothing was fitted
     alone = Classical((7,), arima)(windows[:1], 7, num_samples=200, seed=0)
     assert torch.equal(alone[0], Classical((7,), arima)(windows, 7, num_samples=200, seed=0)[0])
+
+
+@pytest.mark.slow  # statsmodels takes seconds to load and to fit
+@pytest.mark.skipif(not has_classical(), reason="statsmodels is not installed")
+@pytest.mark.parametrize("arima", [False, True])
+def test_later_origins_take_the_parameters_of_the_one_before_when_the_time_is_up(arima, monkeypatch):
+    """A clock of one second a look: as many fits as the time allows, at the first origin and then in the middle."""
+    rng = np.random.default_rng(2)
+    calm, wild = 50 + 10 * np.sin(np.arange(300) * 2 * np.pi / 7), np.cumsum(rng.normal(size=300)) * 5
+    track = tracks_of(np.concatenate([calm + rng.normal(size=300), calm + wild])).tracks[0]
+    windows = [track.until(at, 7) for at in (200, 300, 400, 500, 600)]
+    told, drawn = [], []
+    for seconds in (1.5, 2.5, 9.0):
+        ticks = iter(range(99))
+        with monkeypatch.context() as patch:
+            patch.setattr("condiff.tasks.baselines.time.monotonic", lambda ticks=ticks: float(next(ticks)))
+            drawn.append(Classical((7,), arima, seconds, told=told.append)(windows, 7, num_samples=50, seed=0))
+    assert [(counts["fitted"], counts["earlier"]) for counts in told] == [(1, 4), (2, 3), (5, 0)]
+    assert all(torch.equal(drawn[0][0], other[0]) for other in drawn)  # the first origin has its fit in any case
+    assert torch.equal(drawn[1][1], drawn[0][1])  # before the middle one the first one's parameters stand
+    middle = next(w for w in range(5) if not torch.equal(drawn[1][w], drawn[0][w]))
+    assert middle == 3  # five origins are halved at the fourth
+    assert torch.equal(drawn[1][middle], drawn[2][middle])
+    assert not torch.equal(drawn[1][4], drawn[0][4])  # the last one takes the middle one's parameters
+
+
+def test_fits_are_spread_over_series_and_origins():
+    tracks = [replace(track, name=name) for name in "ab" for track in tracks_of(wavy(60)).tracks]
+    windows = [track.until(at, 7) for track in tracks for at in (20, 30, 40, 50)]
+    flat = tracks_of(np.full(60, 3.0)).tracks[0]
+    order = _spread([_History.of(track, (7,)) for track in [flat, *windows]])
+    assert order == [1, 5, 3, 7, 2, 4, 6, 8]
 
 
 def test_a_linear_model_needs_windows_to_learn_from(system):

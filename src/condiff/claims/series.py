@@ -12,7 +12,7 @@ from condiff.data.tracks import Tracks, read_tracks
 from condiff.data.windows import Window, windowed_tracks
 from condiff.evaluate.series import Score
 from condiff.recipes import series
-from condiff.tasks.baselines import Classical, LinearQuantile, SeasonalErrors, SeasonalNaive, has_classical
+from condiff.tasks.baselines import MOST_CELLS, Classical, LinearQuantile, SeasonalErrors, SeasonalNaive, has_classical
 from condiff.tasks.forecast import Backtest, Forecaster, Trained, backtest, contest, held_out
 
 CLAIM = (
@@ -34,7 +34,7 @@ class Budget:
         steps: Training steps a model.
         num_samples: Draws a window.
         num_seeds: Seeds.
-        linear_steps: Steps of the linear model.
+        linear_cells: Windows times steps that the linear model learns from.
         informed: Measure both models with the temperature of the day to come too?
         classical: Measure exponential smoothing and ARIMA too, where statsmodels is installed?
     """
@@ -42,13 +42,13 @@ class Budget:
     steps: int
     num_samples: int
     num_seeds: int
-    linear_steps: int
+    linear_cells: int
     informed: bool
     classical: bool
 
 
-QUICK = Budget(steps=500, num_samples=40, num_seeds=1, linear_steps=600, informed=False, classical=False)
-FULL = Budget(steps=2000, num_samples=100, num_seeds=3, linear_steps=2000, informed=True, classical=True)
+QUICK = Budget(steps=500, num_samples=40, num_seeds=1, linear_cells=60_000, informed=False, classical=False)
+FULL = Budget(steps=2000, num_samples=100, num_seeds=3, linear_cells=MOST_CELLS, informed=True, classical=True)
 
 
 def run(*, quick: bool, seed: int, out: Path | None, talk: Talk) -> Result:
@@ -70,19 +70,18 @@ def run(*, quick: bool, seed: int, out: Path | None, talk: Talk) -> Result:
         splits = windowed_tracks(tracks, horizon=HORIZON)
         window = Window.from_json(splits.train.meta["window"])  # type: ignore[arg-type]
         suffix = ", temperature known" if known else ""
+        linear = LinearQuantile.fit(tracks, window, most=budget.linear_cells)
+        rival = contest({LINEAR: linear}, mine, num_samples=budget.num_samples, seed=seed)[LINEAR]
+        found[LINEAR + suffix] = [_named(rival)]
+        talk(f"weighted quantile loss of {LINEAR}{suffix} {rival[0].value:.4f}, penalty {linear.penalty:g}")
         for number in seeds:
             system = trained(
                 series, splits, seed=number, talk=talk, settings=replace(series.training, steps=budget.steps)
             )
-            both: dict[str, Forecaster] = {
-                OURS: Trained(system),
-                LINEAR: LinearQuantile.fit(tracks, window, steps=budget.linear_steps, seed=number),
-            }
-            made = contest(both, mine, num_samples=budget.num_samples, seed=number)
+            made = contest({OURS: Trained(system)}, mine, num_samples=budget.num_samples, seed=number)[OURS]
             calls += system.num_steps
-            for name, each in made.items():
-                found.setdefault(name + suffix, []).append(_named(each))
-                talk(f"seed {number}: weighted quantile loss of {name}{suffix} {each[0].value:.4f}")
+            found.setdefault(OURS + suffix, []).append(_named(made))
+            talk(f"seed {number}: weighted quantile loss of {OURS}{suffix} {made[0].value:.4f}")
     rows = _rows(found, len(test), len(seeds))
     plot(out, "losses.png", lambda figure: _chart(figure, rows))
     at = {row.name: row.value for row in rows}

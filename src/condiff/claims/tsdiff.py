@@ -25,7 +25,7 @@ from condiff.guidance import Pinball, SquaredError
 from condiff.objectives import SCENARIOS, hiding
 from condiff.recipes import tsdiff, tsdiff_cond
 from condiff.solvers import SelfGuided
-from condiff.tasks.baselines import LinearQuantile, SeasonalNaive
+from condiff.tasks.baselines import MOST_CELLS, LinearQuantile, SeasonalNaive
 from condiff.tasks.forecast import Backtest, Forecaster, Trained, backtest
 from condiff.tasks.generate import sample
 from condiff.tasks.refine import Refined, Refiner, refiner_of
@@ -60,7 +60,7 @@ class Budget:
         num_steps: Sampling steps.
         hidden_steps: Training steps of a conditional model for one pattern of missing values; 0 leaves them out.
         synthetic: Windows drawn to learn from.
-        linear_steps: Steps of the linear model.
+        linear_cells: Windows times steps that the linear model learns from.
     """
 
     steps: Mapping[str, int]
@@ -70,11 +70,11 @@ class Budget:
     num_steps: int
     hidden_steps: int
     synthetic: int
-    linear_steps: int
+    linear_cells: int
 
 
-QUICK = Budget({"traffic": 150}, 1, 14, 8, 20, 0, 100, 200)
-FULL = Budget({"traffic": 1500, "second": 1500}, 2, 2, 16, 100, 600, 500, 1000)
+QUICK = Budget({"traffic": 150}, 1, 14, 8, 20, 0, 100, 20_000)
+FULL = Budget({"traffic": 1500, "second": 1500}, 2, 2, 16, 100, 600, 500, MOST_CELLS)
 
 
 def run(*, quick: bool, seed: int, out: Path | None, talk: Talk) -> Result:
@@ -264,7 +264,7 @@ def refined(
     window = Window.from_json(splits.train.meta["window"])  # type: ignore[arg-type]
     bases: dict[str, Forecaster] = {
         NAIVE: SeasonalNaive(24),
-        LINEAR: LinearQuantile.fit(tracks, window, steps=budget.linear_steps, seed=seed),
+        LINEAR: LinearQuantile.fit(tracks, window, most=budget.linear_cells),
         COND: Trained(theirs),
     }
     batch = splits.train.rows(torch.randperm(len(splits.train), generator=_generator(seed))[:1024])

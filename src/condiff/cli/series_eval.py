@@ -58,6 +58,7 @@ def evaluate(system: System[Any, Any], arguments: argparse.Namespace) -> dict[st
         "windows": len(test),
         "horizon": window.horizon,
         "seed": arguments.seed,
+        "quick": arguments.quick,
         "num_steps": system.num_steps,
         "guidance_scale": system.guidance_scale,
         "metrics": told.pop(MODEL),
@@ -93,9 +94,9 @@ def baselines(
     periods = [period for period in tracks.frequency.periods if period < shortest] or [1]
     found: dict[str, Forecaster] = {f"seasonal_naive_{period}": SeasonalNaive(period) for period in periods}
     found[f"seasonal_errors_{periods[-1]}"] = SeasonalErrors(periods[-1])
-    left = Left("steps of the linear model")
+    left = Left("linear quantile model")
     try:
-        found["linear_quantile"] = LinearQuantile.fit(tracks, window, seed=seed, progress=left)
+        found["linear_quantile"] = LinearQuantile.fit(tracks, window, progress=left)
     except ValueError as error:
         say(f"the linear quantile model is left out: {error}")
     if quick:
@@ -106,6 +107,11 @@ def baselines(
 
     def told(title: str, counts: Mapping[str, int]) -> None:
         fits[title] = {**counts, "seconds": round(seconds)}
+        if counts["earlier"]:
+            say(
+                f"{title}: {seconds:g} s of fitting were up; {counts['earlier']} of {len(test)} windows are forecast "
+                f"with parameters fitted to an earlier origin of their series, {counts['fitted']} with their own"
+            )
         if counts["borrowed"]:
             say(
                 f"{title}: {seconds:g} s of fitting were up; {counts['borrowed']} of {len(test)} windows are forecast "
@@ -115,7 +121,7 @@ def baselines(
             say(f"{title}: could not be fitted to {counts['failed']} of {len(test)} windows; their last season stands")
 
     for title, arima in (("ets", False), ("arima", True)):
-        left = Left(f"windows of {title}")
+        left = Left(f"fits and forecasts of {title}")
         found[title] = Classical(tracks.frequency.periods, arima, seconds, left, partial(told, title))
     return found
 
