@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from condiff.data import read
+from condiff.data import corpus, read
 from condiff.data.estimate import COSTS, propose, speed
 from condiff.data.inspect import Inspection, inspect, sniff
 
@@ -226,3 +226,12 @@ def test_the_estimate_grows_as_its_rule_says() -> None:
     tiny = propose("p", "images", (3, 32, 32), 100, {}, 1000, 4)  # gets the smaller network
     assert tiny.memory_mib < 0.2 * small.memory_mib
     assert propose("p", "text", (100,), 9, {"length": 100}, 1, 1).command == "condiff train p --length 100 --steps 1"
+
+
+def test_a_first_line_that_names_the_columns_is_no_pair(tmp_path: Path) -> None:
+    pairs = [f"word {k}\tsaid {k}" for k in range(9)]
+    for head, count in (("source\ttarget", 9), ("Input\tOutput", 9), ("word\ttarget", 10)):
+        (tmp_path / "a.tsv").write_text("\n".join([head, *pairs]))
+        found = corpus.scan(tmp_path / "a.tsv")
+        assert len(found.texts) == len(found.inputs) == count
+        assert says(inspect(tmp_path / "a.tsv"), "line 1 names the columns") == (count == 9)

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from condiff.data import corpus, read
+from condiff.data import corpus, read, read_like
 from condiff.data.inspect import inspect
 
 
@@ -391,3 +391,25 @@ def test_what_cannot_be_packed_is_explained(tmp_path: Path, name: str, content: 
     with pytest.raises(ValueError, match=message) as caught:
         read(tmp_path / name, pack=True)
     assert "\n" not in str(caught.value)
+
+
+def test_pairs_are_as_long_as_the_longest_and_an_evaluation_reads_others_at_that_length(tmp_path: Path) -> None:
+    def write(name: str, target: int, source: int) -> Path:
+        rows = [f"{'s' * (1 + k % source)}\t{'t' * (1 + k % target)}" for k in range(60)]
+        (tmp_path / name).write_text("\n".join(rows))
+        return tmp_path / name
+
+    path = write("a.tsv", 20, 9)
+    splits = read(path)
+    assert splits.train.data.shape[1:] == (24,)  # 20 and an end, in eights
+    assert splits.train.conditions["input"].shape[1:] == (9,)
+    assert int((splits.train.data != 256).sum(1).max()) == 20
+    assert read(path, length=5).train.data.shape[1:] == (5,)
+    assert read(write("long.tsv", 50, 300)).train.conditions["input"].shape[1:] == (60,)
+    remembered = {"kind": "text", "meta": splits.train.meta}
+    assert torch.equal(read_like(remembered).test.data, splits.test.data)
+    for other in (write("short.tsv", 3, 2), write("b.tsv", 40, 30)):
+        again = read_like(remembered, other).test
+        assert again.data.shape[1:] == (24,)
+        assert again.conditions["input"].shape[1:] == (9,)
+        assert bool((again.conditions["input"][:, 2:] == 256).all()) == (other.name == "short.tsv")

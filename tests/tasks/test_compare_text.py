@@ -52,9 +52,10 @@ def test_what_is_compared_suits_the_process():
     assert [line.split(",")[0] for line in heard] == ["own", "ddim"]
 
 
-def point(calls, value, low):
+def point(calls, value, low, perplexity=5.0, entropy=4.0):
     words = Metric("known_words", value, (low, 1.0), 9, "", "fraction", 0, {})
-    return TextPoint("ordered", calls, words, Metric("p", 5.0, (4.0, 6.0), 9, "", "", 0, {"entropy": 4.0}))
+    judged = Metric("p", perplexity, (perplexity - 1.0, perplexity + 1.0), 9, "", "", 0, {"entropy": entropy})
+    return TextPoint("ordered", calls, words, judged)
 
 
 def test_the_fewest_calls_within_the_best_ones_interval_are_recommended():
@@ -62,6 +63,15 @@ def test_the_fewest_calls_within_the_best_ones_interval_are_recommended():
     assert fewest([point(4, 0.5, 0.4), point(64, 0.85, 0.82)]).calls == 64
     with pytest.raises(ValueError, match="enough whole words"):
         fewest([])
+
+
+def test_a_recommendation_needs_both_numbers_and_no_repetition():
+    """Pieces make known words by chance, and what repeats itself is likely."""
+    assert fewest([point(4, 0.9, 0.8, 9.0), point(16, 0.9, 0.8, 5.9), point(64, 0.9, 0.8, 5.0)]).calls == 16
+    assert fewest([point(4, 0.5, 0.4, 5.0), point(16, 0.9, 0.8, 9.0)]).calls == 4  # no point is good by both
+    repeated = [point(2, 0.9, 0.8, 2.0, entropy=3.5), point(16, 0.9, 0.8, 5.0)]
+    assert fewest(repeated, point(0, 1.0, 1.0, 2.0, entropy=4.0)).calls == 16
+    assert fewest(repeated[:1], point(0, 1.0, 1.0, 2.0, entropy=4.0)).calls == 2
 
 
 def test_a_text_run_is_benched_from_the_command_line(splits, tmp_path, capsys):

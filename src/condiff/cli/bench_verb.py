@@ -111,7 +111,7 @@ def run(words: list[str]) -> int:
         raise UsageError("--blocks are for runs that write text in blocks")
     calls = arguments.calls or CALLS
     if calls[0] < 2:
-        raise UsageError(f"--calls {calls[0]} is too few; solvers are compared at 2 calls or more")
+        raise UsageError(f"--calls expects numbers of at least 2 where whole samples are made, got {calls[0]}")
     made = _exact(arguments, names, calls) if arguments.exact else _trained(arguments, names, calls)
     facts = {
         "kind": "solvers",
@@ -163,11 +163,12 @@ def _text(
             batch_size=arguments.batch_size,
             talk=say,
         )
-        chosen = fewest(points)
-    best = max(points, key=lambda point: point.known.value)
+    chosen = fewest(points, held)
+    best = min(points, key=lambda point: point.perplexity.value)
     why = (
-        f"{_way(chosen)}, {chosen.calls} calls a text: {chosen.known.value:.1%} of its words are known, within "
-        f"the interval of the best ({_way(best)}, {best.calls} calls: {best.known.value:.1%})"
+        f"{_way(chosen)}, {chosen.calls} calls a text: {chosen.known.value:.1%} of its words are known, perplexity "
+        f"{chosen.perplexity.value:.2f}, the fewest calls within the intervals of the best ({_way(best)}, {best.calls} "
+        f"calls: {best.known.value:.1%}, {best.perplexity.value:.2f})"
     )
     recommended = {"solver": chosen.solver, "block": chosen.block, "steps": chosen.steps, "calls": chosen.calls}
     facts = {

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from condiff.cli.errors import UsageError, nearest
+from condiff.cli.errors import UsageError, nearest, usage
 from condiff.cli.output import emit, lead, say
 from condiff.cli.parser import Parser, lags, natural, positive
 from condiff.cli.signature import add_options, chosen, recipe_names, recipe_options, training_options
@@ -64,10 +64,13 @@ def _target(word: str) -> tuple[str, str | None]:
     """Return (recipe name, data named by the target or None)."""
     if word in recipe_names():
         return word, None
+    if (Path(word) / "config.yaml").is_file():
+        raise UsageError(f"{word} is a run, not data; to go on with it, type its command again with --resume")
     from condiff.data.inspect import sniff
 
     try:
-        kind = sniff(word)
+        with usage():
+            kind = sniff(word)
     except FileNotFoundError:
         raise UsageError(
             f"no recipe and no file or folder named {word!r}{nearest(word, recipe_names())} "
@@ -77,7 +80,6 @@ def _target(word: str) -> tuple[str, str | None]:
         raise UsageError(
             f"{word} holds {kind}, and this version has no general recipe for {kind}; there are {', '.join(GENERAL)}"
         )
-    say(f"{word} holds {kind}: training the general recipe {GENERAL[kind]!r}")
     return GENERAL[kind], word
 
 
@@ -138,6 +140,8 @@ def run(words: list[str]) -> int:
         splits = read(data, **{**recipe.reads, **given}, conditions=_conditions(arguments.condition, recipe, user))
     except (FileNotFoundError, ValueError) as error:
         raise UsageError(str(error)) from error
+    if implied:  # not before: data that cannot be read get one line
+        say(f"{implied} holds {splits.train.kind}: training the general recipe {recipe_name!r}")
     settings = _settings(recipe.training, settings_given)
     device = _device(arguments.device)
     try:
@@ -149,10 +153,13 @@ def run(words: list[str]) -> int:
     except (ValueError, TypeError) as error:
         raise UsageError(f"recipe {recipe_name}: {error}") from error
     size = sum(p.numel() for p in module_of(system).parameters())
+    shape = "x".join(map(str, splits.train.data.shape[1:]))
     say(
-        f"{recipe_name}: {size:,} parameters, {len(splits.train):,} training examples of shape "
-        f"{'x'.join(map(str, splits.train.data.shape[1:]))}, run folder {run_folder}"
+        f"{recipe_name}: {size:,} parameters, {len(splits.train):,} training examples of "
+        f"{_tokens_of(splits.train, shape) or f'shape {shape}'}, run folder {run_folder}"
     )
+    if cut := splits.train.meta.get("cut"):
+        say(f"{cut:,} texts are longer than {shape} and are cut; a larger --length keeps them")
     command = "condiff train " + shlex.join(words)
     trackers = [name for name in arguments.report_to.split(",") if name]
     train(
@@ -208,6 +215,16 @@ def _tokens(kind: str | None, size: int | None) -> Any:  # noqa: ANN401 - an alp
         case "bpe":
             return partial(BytePairs.fit, size=size)
     return None
+
+
+def _tokens_of(data: Any, shape: str) -> str:  # noqa: ANN401 - a Dataset
+    """Say what examples of text are made of; "" for other data."""
+    if data.kind != "text":
+        return ""
+    from condiff.data.alphabet import restored
+
+    alphabet = restored(data.meta["tokens"])
+    return f"{shape} {alphabet.unit}s, {alphabet.end:,} kinds of them"
 
 
 def _check_fit(system: Any, splits: Any, settings: Any) -> None:  # noqa: ANN401 - nothing here imports torch on top

@@ -14,9 +14,12 @@ from unicodedata import category
 from condiff.cli.errors import UsageError, usage
 from condiff.cli.made import MARK, conditions_for
 from condiff.cli.output import alone, emit, say
+from condiff.core.condition import TokenIds
 from condiff.core.system import System
+from condiff.process.blocks import Blockwise
 from condiff.tasks.choose import write_best
 from condiff.tasks.text import cut_tails, write
+from condiff.tasks.tokens import alphabet_of
 from condiff.train.checkpoint import write_atomically
 
 CONTROL = "\ufffd"
@@ -62,12 +65,19 @@ def run_text(
             f"this system takes no condition, so --guidance-scale {recipe['guidance_scale']:g} cannot be used"
         )
     started = time.perf_counter()
+    _check_steps(arguments, system)
     with usage():
         cut_tails(system, arguments.top_p, arguments.solver)
         conditions_for(system, conditions, range(1))
         system.grid(recipe["num_steps"])
         pieces = texts(system, recipe)
         first = next(pieces)
+    given = {} if conditions is None else conditions
+    for name, kind in system.schema.items():
+        if isinstance(kind, TokenIds) and name not in given:
+            say(f"no {name} was given, so the texts are made from none; give one by --cond {name}=TEXT")
+    if arguments.infill and alphabet_of(system).unit == "piece":
+        say("every _ is one piece: a short word with the space before it, or a part of a word")
     # All texts are written together, so that the first is shown as it comes, and the others when it is whole.
     one = recipe["num_samples"] == 1
     show = (lambda text: None) if arguments.json else _show
@@ -78,12 +88,28 @@ def run_text(
         show(new[0])
     found = ["".join(each) for each in zip(*parts, strict=True)]
     show("\n" + body(found, 1))
-    head = MARK + json.dumps({**complete(recipe, system, 0), "form": "txt"}) + "\n"
+    facts = {name: value for name, value in complete(recipe, system, 0).items() if name != "calls"}  # nobody counted
+    head = MARK + json.dumps({**facts, "form": "txt"}) + "\n"
     write_atomically(out, (head + body(found)).encode())
     if arguments.json:
         emit({**recipe, "texts": found, "files": [str(out)], "seconds": round(time.perf_counter() - started, 3)})
     say(f"{len(found)} text{'' if one else 's'} in {time.perf_counter() - started:.1f} s: {out}")
     return 0
+
+
+def _check_steps(arguments: argparse.Namespace, system: System[Any, Any]) -> None:
+    """Refuse more calls of a block than it has tokens.
+
+    Raises:
+        UsageError: If so.
+    """
+    if isinstance(system.denoiser, Blockwise) and arguments.steps is not None:
+        size = arguments.block or system.denoiser.size
+        if arguments.steps > size:
+            raise UsageError(
+                f"--steps {arguments.steps} is more than the {size} tokens of a block; give fewer, or larger blocks by "
+                "--block"
+            )
 
 
 def texts(system: System[Any, Any], recipe: Mapping[str, Any]) -> Any:  # noqa: ANN401 - the iterator of `write`

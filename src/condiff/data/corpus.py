@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,12 @@ PAD = BYTES.end
 """Token after the end of a text of bytes; 0 to 255 are those of UTF-8."""
 
 VOCABULARY = PAD + 1
+
+LENGTH = 256
+"""Most tokens of a record or a pair if no length is given; windows of running text are shorter, see `WINDOW`."""
+
+HEADS = frozenset(("id", "source", "target", "src", "tgt", "trg", "input", "output"))
+"""Names of columns; a first line of pairs that holds nothing else is one of names."""
 
 
 @final
@@ -60,7 +67,8 @@ def scan(path: Path) -> Corpus:
         return Corpus(path, (), (), True, problems=(str(error),))
     kind = files.ending(path)
     if not content.strip():
-        return Corpus(path, (), (), True, problems=("the file is empty: add text",))
+        holds = "holds nothing but white space" if content else "is empty"
+        return Corpus(path, (), (), True, problems=(f"the file {holds}: add text",))
     if "\0" in content:
         return Corpus(path, (), (), True, problems=("the file holds zero bytes, so it is not text: give a text file",))
     if kind == ".tsv":
@@ -84,6 +92,11 @@ def padded(texts: Sequence[str], length: int, alphabet: Alphabet = BYTES) -> tup
         cut += len(found) > length
         row[: len(found)] = found[:length]
     return out, cut
+
+
+def fitting(longest: int) -> int:
+    """Return the length of examples whose longest text has so many tokens: an end behind it, at most `LENGTH`."""
+    return min(8 * math.ceil((longest + 1) / 8), LENGTH)
 
 
 def windows(rows: Sequence[NDArray[np.int16]], length: int, stride: int, fill: int | None = None) -> NDArray[np.int16]:
@@ -139,6 +152,10 @@ def _pairs(path: Path, content: str) -> Corpus:
     rows = [(number, line.split("\t")) for number, line in enumerate(content.split("\n"), 1) if line.strip()]
     width = len(rows[0][1])
     problems = []
+    remarks: tuple[str, ...] = ()
+    if len(rows) > 1 and {cell.strip().lower() for cell in rows[0][1]} <= HEADS:
+        rows = rows[1:]
+        remarks = ("line 1 names the columns, so it is no pair",)
     ragged = [number for number, cells in rows if len(cells) != width]
     if width not in (2, 3):
         problems.append(f"line 1 has {width} tab-separated cells: expected input and target, or id, input and target")
@@ -160,6 +177,7 @@ def _pairs(path: Path, content: str) -> Corpus:
         tuple(cells[-1] for _, cells in rows),
         rows=True,
         inputs=tuple(cells[-2] for _, cells in rows),
+        remarks=remarks,
     )
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from condiff.data import arrays, columns, corpus, files, images, kinds, panel, splits, tables
 from condiff.data.alphabet import WINDOW, Alphabet, Learned, described, restored, settled
-from condiff.data.batch import Splits
+from condiff.data.batch import Dataset, Splits
 from condiff.data.build import build
 from condiff.data.cells import Conditions
 from condiff.data.numeric import array_file
@@ -23,9 +24,6 @@ from condiff.data.series import windowed
 from condiff.data.splits import PARTS, TRAIN
 from condiff.data.tracks import read_tracks
 from condiff.data.windows import windowed_tracks
-
-TEXT_LENGTH = 256
-"""Tokens of a record or a pair if no length is given; windows of running text are shorter, see `WINDOW`."""
 
 
 def read(
@@ -131,7 +129,24 @@ def read_like(data: Mapping[str, Any], path: str | os.PathLike[str] | None = Non
     options = dict(meta.get("read", {}))
     if data.get("kind") == "text":
         options["tokens"] = restored(meta.get("tokens"))
+        splits = read(place, **options)
+        if "stride" not in splits.train.meta:  # records, whose length follows the longest one that is there
+            return Splits(*(_as_long(part, meta) for part in (splits.train, splits.validation, splits.test)))
+        return splits
     return read(place, **options)
+
+
+def _as_long(part: Dataset, meta: Mapping[str, Any]) -> Dataset:
+    """Fill or cut texts, and those they are conditioned on, to the lengths of the data that a meta describes."""
+
+    def fitted(rows: Tensor, facts: Mapping[str, Any]) -> Tensor:
+        if facts.get("length") is None or "pad" not in facts:
+            return rows
+        return torch.nn.functional.pad(rows, (0, facts["length"] - rows.shape[1]), value=facts["pad"])
+
+    given = meta.get("conditions", {})
+    conditions = {name: fitted(value, given.get(name, {})) for name, value in part.conditions.items()}
+    return replace(part, data=fitted(part.data, meta), conditions=conditions)
 
 
 def _read(
@@ -246,7 +261,7 @@ def _bundled(name: str, length: int | None, stride: int | None, tokens: Alphabet
         raise ValueError("verses: every example is one verse, so there is no stride; leave it out")
     from condiff.data.verses import verses
 
-    return verses(length or TEXT_LENGTH, tokens)
+    return verses(length or corpus.LENGTH, tokens)
 
 
 def _stop(path: Path, problems: tuple[str, ...]) -> None:
@@ -407,7 +422,7 @@ def _texts(
     if pack:
         _check_packable(place, found)
     elif found.rows:
-        return _text_rows(place, found, length or TEXT_LENGTH, stride, tokens)
+        return _text_rows(place, found, length, stride, tokens)
     several = pack or len(found.texts) >= 3 or bool(found.parts)
     pieces: list[list[str]] = [[], [], []]
     if several:
@@ -458,7 +473,7 @@ def _check_packable(place: Path, found: corpus.Corpus) -> None:
 
 
 def _text_rows(
-    place: Path, found: corpus.Corpus, size: int, stride: int | None, tokens: Alphabet | Learned | None
+    place: Path, found: corpus.Corpus, length: int | None, stride: int | None, tokens: Alphabet | Learned | None
 ) -> Splits:
     """Read lines or records, each one example with what it is conditioned on."""
     if stride is not None:
@@ -470,9 +485,10 @@ def _text_rows(
     alphabet = settled(tokens, taught)
     conditions = Conditions()
     if found.inputs:
-        conditions.add_texts("input", found.inputs, size, alphabet)
+        conditions.add_texts("input", found.inputs, length or corpus.LENGTH, alphabet)
     for name, column in (found.cells or {}).items():
         conditions.add_cells(name, column, parts)
+    size = length or corpus.fitting(max(len(alphabet.encode(text)) for text in found.texts))
     data, cut = corpus.padded(found.texts, size, alphabet)
     meta = {"source": str(place), **described(alphabet, size), "split_rule": rule, "cut": cut}
     return build(torch.from_numpy(data), conditions, parts, name=place.name, kind="text", meta=meta)

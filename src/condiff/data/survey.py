@@ -312,7 +312,7 @@ def _texts(place: Path, path: str, steps: int, batch_size: int) -> Inspection:
         "bytes": sum(sizes),
         "bytes_of_a_text": [min(sizes), max(sizes)],
     }
-    length = 256 if found.rows else WINDOW["byte"]
+    length = corpus.fitting(max(sizes)) if found.rows else WINDOW["byte"]
     count = len(found.texts) if found.rows else sum(sizes) // length
     facts["duplicates"], warnings = doubles(
         [digest(repr(row).encode()) for row in zip(found.texts, found.inputs or found.texts, strict=True)],
@@ -337,6 +337,6 @@ def _texts(place: Path, path: str, steps: int, batch_size: int) -> Inspection:
             f"only {sum(sizes)} bytes, too few for windows of {length} in a test part of 5 %: add text or give "
             f"a smaller --length",
         )
-    warnings += weigh("text", count, balance)
+    warnings += [*found.remarks, *weigh("text", count, balance)]
     proposal = None if problems else propose(path, "text", (length,), count, {"length": length}, steps, batch_size)
     return Inspection(path, "text", count, facts, balance, problems, tuple(warnings), proposal)

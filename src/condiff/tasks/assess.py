@@ -331,14 +331,14 @@ def _assess_text(
         try:
             shares = known_words(found, known, of=of, seed=seed)
         except ValueError:
-            talk(f"the {of} hold too few whole words to count them")
+            talk(f"too few whole words to count in the {of}")
         else:
             metrics.append(replace(shares, name=f"known_words{which}", details={"entropy": entropy}))
     for which, (found, entropy, of) in compared.items():
         try:
             judged = generative_perplexity([text.encode() for text in found], scorer, entropy=entropy, of=of, seed=seed)
         except ValueError:
-            talk(f"the {of} hold too little text to be judged")
+            talk(f"too little text to judge in the {of}")
         else:
             metrics.append(replace(judged, name=f"generative_perplexity{which}"))
     source = next((name for name, kind in system.schema.items() if isinstance(kind, TokenIds)), None)

@@ -151,7 +151,8 @@ class Way:
 
     def __str__(self) -> str:
         """Name it."""
-        return f"{self.name}, {self.steps} steps" + ("" if self.block is None else f" a block of {self.block}")
+        steps = f"{self.name}, {self.steps} step{'' if self.steps == 1 else 's'}"
+        return steps if self.block is None else f"{steps} a block of {self.block}"
 
 
 def _ways(
@@ -202,13 +203,32 @@ def _written(
     return torch.cat([part for part, _ in parts]), parts[0][1]
 
 
-def fewest(points: Sequence[TextPoint]) -> TextPoint:
-    """Return the point of fewest calls whose share of known words lies within the interval of the best.
+ENTROPY = 0.9
+"""Texts with less than this share of the entropy of held-out text repeat themselves and are not recommended."""
+
+
+def fewest(points: Sequence[TextPoint], held: TextPoint | None = None) -> TextPoint:
+    """Return the point of fewest calls that is as good as any by both numbers; the likeliest texts if none is.
+
+    That is, its share of known words and its perplexity lie within the intervals of the best share and the best
+    perplexity. Pieces of words make known words by chance, so that the share alone would say too little.
+
+    Args:
+        points: What is compared.
+        held: Held-out text, whose entropy tells what repeats itself; nothing is left out if None.
 
     Raises:
         ValueError: If there is no point.
     """
     if not points:
-        raise ValueError("no number of calls wrote enough whole words to be compared")
-    best = max(points, key=lambda point: point.known.value)
-    return min((p for p in points if p.known.value >= best.known.interval[0]), key=lambda point: point.calls)
+        raise ValueError("no number of calls wrote enough whole words to be compared; train it longer")
+    least = 0.0 if held is None else ENTROPY * held.entropy
+    fair = [point for point in points if point.entropy >= least] or points
+    known = max(fair, key=lambda point: point.known.value).known.interval[0]
+    likeliest = min(fair, key=lambda point: point.perplexity.value)
+    good = [
+        point
+        for point in fair
+        if point.known.value >= known and point.perplexity.value <= likeliest.perplexity.interval[1]
+    ]
+    return min(good or [likeliest], key=lambda point: point.calls)

@@ -255,14 +255,23 @@ def _same_run(
     wanted = json.loads(json.dumps(wanted))
     for name in sorted(wanted.keys() | had.keys()):
         if name not in _MAY_CHANGE and wanted.get(name) != had.get(name):
+            where, then, now = _first_difference(name, had.get(name), wanted.get(name))
             raise ValueError(
-                f"{run} was trained with {name} = {_brief(had.get(name))}, not {_brief(wanted.get(name))}; "
+                f"{run} was trained with {where} = {_brief(then)}, not {_brief(now)}; "
                 "resume with the same, or start another run with --out"
             )
     if state.get("fingerprint", sample) != sample:
         raise ValueError(
             f"{run} was trained on other data than these; resume with the same, or start another run with --out"
         )
+
+
+def _first_difference(name: str, one: object, other: object) -> tuple[str, object, object]:
+    """Go down two unequal JSON values to what differs first; returns where it is, and both."""
+    while isinstance(one, dict) and isinstance(other, dict):
+        key = next(key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key))
+        name, one, other = f"{name}.{key}", one.get(key), other.get(key)
+    return name, one, other
 
 
 def _brief(value: object) -> str:
