@@ -95,7 +95,7 @@ def test_series_facts_and_faults(tmp_path: Path) -> None:
     assert found.good
     assert found.count == 400
     assert found.facts["step_seconds"] == 3600.0
-    assert found.facts["missing_values"] == 102
+    assert found.facts["missing_values"] == 101  # the first is empty too, but a series begins with its first value
     assert found.facts["missing_times"] == 1
     assert found.facts["ranges"] == {"load": [1.0, 399.0], "flat": [7.0, 7.0]}
     assert found.proposal is not None
@@ -108,6 +108,41 @@ def test_series_facts_and_faults(tmp_path: Path) -> None:
     assert says(found, "column load: not a number in line 3 ('x')")
     assert says(found, "rows are not in order of time")
     assert says(found, "only 3 time steps")
+
+
+def test_series_are_judged_as_a_forecaster_reads_them(tmp_path: Path) -> None:
+    days = [str(np.datetime64("2024-01-01") + k) for k in range(300)]
+    path = tmp_path / "a.csv"
+    rows = [f"long,{day},{k % 7}" for k, day in enumerate(days)] + [f"short,{days[200]},3"]
+    path.write_text("\n".join(["item_id,timestamp,target", *rows]))
+    found = inspect(path)  # an item of one value is forecast by what the other teaches
+    assert found.good
+    assert found.facts["steps_of_an_item"] == [1, 300]
+    assert not says(found, "by heart")
+    wide = [f"{day},{k if k >= 250 else ''},{k % 5 if not 100 <= k < 180 else ''}" for k, day in enumerate(days)]
+    path.write_text("\n".join(["date,late,gaps", *wide]))
+    found = inspect(path)
+    assert found.facts["missing_values"] == 80  # a late beginning is no gap
+    assert says(found, "23% of the values are missing between the first and the last of their series")
+    path.write_text("\n".join(["date,v", *(f"{day},5" for day in days)]))
+    assert says(inspect(path), "no series ever changes")
+    path.write_text("\n".join(["date,v", *(f"{day},{k}" for k, day in enumerate(days[:4]))]))
+    assert says(inspect(path), "the longest series has 4 step(s)")
+    path.write_text("\n".join(["date,v", *(f"0{1 + k}/02/2024,{k}" for k in range(9))]))
+    assert inspect(path).problems == (
+        "column date: '01/02/2024' is not a date that has one meaning: write dates as 2024-01-31 or 2024-01-31 12:00",
+    )
+
+
+def test_tabs_may_part_texts_or_numbers_over_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    days = [str(np.datetime64("2024-01-01") + k) for k in range(60)]
+    path.write_text("\n".join(["date\tv", *(f"{day}\t{k % 7}" for k, day in enumerate(days))]))
+    assert sniff(path) == "series"
+    assert inspect(path).good
+    assert len(read(path, horizon=3).train) > 0
+    path.write_text("\n".join(["source\ttarget", *(f"{day}\tday {k}" for k, day in enumerate(days))]))
+    assert sniff(path) == "text"
 
 
 def test_vectors_and_arrays(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from condiff.data import sniff
+from condiff.data.frequency import moment
 from condiff.data.tracks import from_entries, from_frame, from_gluonts, read_tracks
 
 NAN = math.nan
@@ -184,6 +185,81 @@ def test_json_lines_of_gluonts(tmp_path: Path):
     assert found.tracks[1].values.tolist() == [2.5]
     with pytest.raises(ValueError, match="1 row.s. of feat_dynamic_real, but 2 are named"):
         read_tracks(path, known=("price", "promo"))
+
+
+def dated(write, count=20, decimal="{:.1f}".format, between=","):
+    moments = [np.datetime64("2024-01-31") + k for k in range(count)]
+    return [
+        f"when{between}v",
+        *(f"{write(*str(m).split('-'))}{between}{decimal(1000 + k + k / 10)}" for k, m in enumerate(moments)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda y, m, d: f"{d}.{m}.{y}",
+        lambda y, m, d: f"{int(d)}.{int(m)}.{y} 00:00",
+        lambda y, m, d: f"{m}/{d}/{y}",
+        lambda y, m, d: f"{int(d)}/{int(m)}/{y}",
+        lambda y, m, d: f"{d}-{m}-{y}",
+        lambda y, m, d: f"{y}/{m}/{d}",
+    ],
+    ids=["points", "points and a time", "month first", "day first", "dashes", "year first"],
+)
+def test_dates_in_any_order_that_leaves_no_doubt(tmp_path: Path, write):
+    found = read_tracks(table(tmp_path, *dated(write)))
+    assert found.frequency.name == "day"
+    assert moment(found.tracks[0].seconds[0]) == "2024-01-31 00:00:00"
+    assert found.tracks[0].values[3] == 1003.3
+
+
+@pytest.mark.parametrize("sign", ["/", "-"])
+def test_dates_that_may_be_read_two_ways_are_refused(tmp_path: Path, sign):
+    both = [f"0{1 + k}{sign}02{sign}2024,{k}" for k in range(9)]  # February or nine months
+    mixed = [f"{'13' if k % 2 else '02'}{sign}{'02' if k % 2 else '13'}{sign}2024,{k}" for k in range(9)]
+    for lines in (both, mixed):
+        with pytest.raises(ValueError, match="is not a date that has one meaning: write dates as 2024-01-31"):
+            read_tracks(table(tmp_path, "when,v", *lines))
+
+
+def test_whole_numbers_are_years_where_the_column_is_called_so(tmp_path: Path):
+    found = read_tracks(table(tmp_path, "year,v", *(f"{1960 + k},{k}" for k in range(20))))
+    assert found.frequency.name == "year"
+    assert moment(found.tracks[0].seconds[-1]) == "1979-01-01 00:00:00"
+    found = read_tracks(table(tmp_path, "time,v", *(f"{1960 + k},{k}" for k in range(20))))
+    assert found.frequency.name == "second"
+
+
+@pytest.mark.parametrize(
+    ("decimal", "values"),
+    [
+        (lambda v: f"{v:.1f}".replace(".", ","), [1000.0, 1001.1]),
+        (lambda v: f"{v:,.1f}".replace(",", " ").replace(".", ",").replace(" ", "."), [1000.0, 1001.1]),
+        (lambda v: f"-{v:,.2f}".translate(str.maketrans(",.", ".,")), [-1000.0, -1001.1]),
+    ],
+    ids=["comma", "points between thousands", "negative"],
+)
+def test_decimal_commas_where_columns_are_told_apart_otherwise(tmp_path: Path, decimal, values):
+    found = read_tracks(table(tmp_path, *dated(lambda *d: "-".join(d), decimal=decimal, between=";")))
+    assert found.tracks[0].values[:2].tolist() == values
+
+
+@pytest.mark.parametrize(
+    ("decimal", "between"),
+    [(lambda v: f'"{v:,.2f}"', ","), (lambda v: f"{v:,.0f}", ";"), (lambda v: f'"{v:.1f}"'.replace(".", ","), ",")],
+    ids=["thousands", "a comma before three digits", "decimals in quotes"],
+)
+def test_commas_that_may_be_read_two_ways_are_refused(tmp_path: Path, decimal, between):
+    lines = dated(lambda *d: "-".join(d), decimal=decimal, between=between)
+    path = table(tmp_path, *lines)
+    with pytest.raises(
+        ValueError, match=r"column v: '1,?000.*' in line 2 is no number that has one meaning: write 1234.5"
+    ):
+        read_tracks(path)
+    beside = [f"{line}{between}{'w' if not k else k}" for k, line in enumerate(lines)]  # not left out beside others
+    with pytest.raises(ValueError, match="column v: .* is no number"):
+        read_tracks(table(tmp_path, *beside))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def sniff(path: str | os.PathLike[str]) -> str:
         return found.kind
     if kind in files.TABLES:
         return "series" if tables.parse(place, 500).times else "vectors"
-    if kind in (".json", ".jsonl") and _holds_entries(place):
+    if (kind in (".json", ".jsonl") and _holds_entries(place)) or (kind == ".tsv" and _holds_times(place)):
         return "series"
     if kind in files.TEXTS:
         return "text"
@@ -73,6 +73,15 @@ def _sniff_folder(place: Path) -> str:
         else "add .png, .jpg, .bmp, .webp, .gif or .txt files"
     )
     raise ValueError(f"{place}: no images or text files in this folder ({holds}); {remedy}")
+
+
+def _holds_times(place: Path) -> bool:
+    """Is a file with tabs a table of numbers over time, rather than pairs of texts?"""
+    try:
+        found = tables.parse(place, 500)
+    except ValueError:
+        return False
+    return found.times is not None and bool(found.numbers) and not found.names and not found.problems
 
 
 def _holds_entries(place: Path) -> bool:

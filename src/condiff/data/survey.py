@@ -19,10 +19,13 @@ from condiff.data.alphabet import WINDOW
 from condiff.data.columns import looks
 from condiff.data.estimate import propose
 from condiff.data.inspect import Inspection
-from condiff.data.tracks import read_tracks
+from condiff.data.tracks import from_table, read_tracks
 
 TINY = {"images": 100, "text": 100, "vectors": 100, "volumes": 20, "poses": 100, "series": 200}
 """Fewer examples (time steps for series) than this are worth a warning."""
+
+SHORTEST = 5
+"""A series of fewer steps has no room for a horizon of 1 in each of three parts."""
 
 UNEVEN = 10
 """Classes are called uneven if the largest has this many times the examples of the smallest."""
@@ -125,7 +128,7 @@ def _file(place: Path, path: str, kind: str, steps: int, batch_size: int) -> Ins
         return _arrays(place, path, steps, batch_size)
     if kind == "text":
         return _texts(place, path, steps, batch_size)
-    if kind == "series" and files.ending(place) not in files.TABLES:
+    if kind == "series" and files.ending(place) in (".json", ".jsonl"):
         return _entries(path, steps, batch_size)
     table = tables.parse(place)
     return _series(table, path, steps, batch_size) if kind == "series" else _vectors(table, path, steps, batch_size)
@@ -146,12 +149,11 @@ def _constant(table: tables.Table) -> list[str]:
 
 
 def _series(table: tables.Table, path: str, steps: int, batch_size: int) -> Inspection:
-    if not table.numbers or table.times is None:
+    if not table.numbers or not np.isfinite(table.seconds).any():
         return Inspection(path, "series", table.num_rows, problems=table.problems)
     found = panel.panel(table)
     lengths = [len(item.seconds) for item in found.items]
     total = sum(lengths)
-    values = total * len(found.channels)
     facts: dict[str, object] = {
         "time_column": table.times,
         "layout": f"long, by {table.item}" if table.item else "wide, one column a series",
@@ -164,20 +166,26 @@ def _series(table: tables.Table, path: str, steps: int, batch_size: int) -> Insp
         "missing_times": found.inserted,
         "ranges": _ranges(table),
     }
-    warnings = [*found.remarks, *_constant(table), *weigh("series", min(lengths), {})]
-    if found.missing > 0.2 * values:
-        warnings.append(
-            f"{found.missing / values:.0%} of the values are missing: gaps are filled on a line, which is not real data"
-        )
-    problems = (*table.problems, *found.problems)
-    length = found.window()
-    if length < 2 and not problems:
-        problems = (f"the shortest series has {min(lengths)} steps, too few for a test part: give at least 20",)
+    warnings = [*found.remarks, *_constant(table), *weigh("series", total, {})]
+    problems = [*table.problems, *found.problems]
+    longest = max(lengths)
+    if longest < SHORTEST and not problems:
+        problems.append(f"the longest series has {longest} step(s), but even a horizon of 1 needs {SHORTEST}: add rows")
+    if not problems:
+        tracks = from_table(table, name=path).tracks
+        facts["missing_values"] = missing = sum(int(np.isnan(track.values).sum()) for track in tracks)
+        if missing > 0.2 * sum(map(len, tracks)):
+            warnings.append(
+                f"{missing / sum(map(len, tracks)):.0%} of the values are missing between the first and the last of "
+                "their series: a model learns from what is there only"
+            )
+        if all(np.nanmin(track.values) == np.nanmax(track.values) for track in tracks):
+            problems.append("no series ever changes, so there is nothing to learn: give data that do")
     proposal = None
     if not problems:
-        ahead = _horizon(found.period, max(lengths))
+        ahead = _horizon(found.period, longest)
         proposal = propose(path, "series", (1, 4 * ahead), total, {"horizon": ahead}, steps, batch_size)
-    return Inspection(path, "series", total, facts, {}, problems, tuple(warnings), proposal)
+    return Inspection(path, "series", total, facts, {}, tuple(problems), tuple(warnings), proposal)
 
 
 def _entries(path: str, steps: int, batch_size: int) -> Inspection:
@@ -195,7 +203,7 @@ def _entries(path: str, steps: int, batch_size: int) -> Inspection:
     }
     ahead = _horizon(found.frequency.period, max(lengths))
     proposal = propose(path, "series", (1, 4 * ahead), sum(lengths), {"horizon": ahead}, steps, batch_size)
-    warnings = (*found.remarks, *weigh("series", min(lengths), {}))
+    warnings = (*found.remarks, *weigh("series", sum(lengths), {}))
     return Inspection(path, "series", sum(lengths), facts, {}, (), warnings, proposal)
 
 

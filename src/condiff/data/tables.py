@@ -18,7 +18,19 @@ from condiff.data import files
 TIMES = frozenset({"date", "datetime", "timestamp", "time", "ds", "month", "day", "hour", "year"})
 ITEMS = frozenset({"item_id", "series_id", "unique_id", "item", "series", "id"})
 CLASSES = frozenset({"label", "labels", "class"})
+YEARS = frozenset({"year", "date", "datetime", "ds"})
+"""Whole numbers from 1000 to 2999 in a column of this name are years, in other time columns seconds since 1970."""
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "-", "?"})
+
+
+DAY_AND_MONTH = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})(| \d.*|T\d.*)")
+"""A date whose year comes last: 31.01.2024, 1/31/2024 12:00."""
+
+DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+|[+-]?\d{1,3}(\.\d{3})+")
+"""A number as written where the comma comes before decimals, and points between thousands."""
+
+COMMAS = re.compile(r"[+-]?(\d{1,3}(,\d{3})+(\.\d+)?|(\d+|\d{1,3}(\.\d{3})+),\d+)")
+"""A number with commas, whatever they mean."""
 
 
 @final
@@ -75,7 +87,8 @@ def parse(path: Path, most: int | None = None) -> Table:
 
 def parse_text(content: str, path: Path, most: int | None = None) -> Table:
     """Read the text of a CSV file; `path` is what it is called in messages."""
-    lines = list(csv.reader(content.splitlines()[:most], delimiter=_delimiter(content)))
+    delimiter = _delimiter(content)
+    lines = list(csv.reader(content.splitlines()[:most], delimiter=delimiter))
     numbered = [(number, [cell.strip() for cell in cells]) for number, cells in enumerate(lines, 1) if any(cells)]
     if not numbered:
         return _broken(path, "the file is empty: expected a header line and rows of numbers")
@@ -98,6 +111,8 @@ def parse_text(content: str, path: Path, most: int | None = None) -> Table:
     if not rows:
         return _broken(path, *problems, "there are no rows below the header: add data")
     columns = {name: [cells[place] for _, cells in rows] for place, name in enumerate(header)}
+    if delimiter != ",":
+        columns = _with_points(columns)
     line_numbers = [number for number, _ in rows]
     times, seconds = _find_times(columns, line_numbers, problems)
     numbers: dict[str, NDArray[np.float64]] = {}
@@ -108,6 +123,13 @@ def parse_text(content: str, path: Path, most: int | None = None) -> Table:
         values = [_number(cell) for cell in cells]
         wrong = [place for place, value in enumerate(values) if value is None]
         tells_apart = times is not None and name.lower() in ITEMS  # numbers of items are names
+        commas = [place for place in wrong if COMMAS.fullmatch(cells[place])]
+        if times is not None and len(commas) > len(wrong) / 2 and not tells_apart:
+            problems.append(
+                f"column {name}: {cells[commas[0]]!r} in line {line_numbers[commas[0]]} is no number that has one "
+                "meaning: write 1234.5, with a point before decimals and nothing between thousands"
+            )
+            continue
         if len(wrong) > len(cells) / 2 or tells_apart:
             names[name] = tuple(cells)
             continue
@@ -118,7 +140,7 @@ def parse_text(content: str, path: Path, most: int | None = None) -> Table:
         infinite = [line_numbers[place] for place in np.flatnonzero(np.isinf(numbers[name]))]
         if infinite:
             problems.append(f"column {name}: infinite in line {files.listed(infinite)}: correct or empty the cell")
-    if not numbers:
+    if not numbers and not any("is no number" in problem for problem in problems):
         problems.append(f"no column of numbers among {files.listed(header, 5)}: add one")
     return Table(path, times, seconds, numbers, names, len(rows), tuple(problems))
 
@@ -142,8 +164,25 @@ def _number(cell: str) -> float | None:
         return None
 
 
+def _with_points(columns: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Write decimals with a point, in a table that is not told apart by commas and writes them with a comma.
+
+    One number whose comma cannot stand between thousands, such as 45,3 or 1234,567, tells it for the whole table.
+    """
+    commas = [cell for cells in columns.values() for cell in cells if "," in cell and DECIMAL_COMMA.fullmatch(cell)]
+    if all(re.fullmatch(r"[+-]?\d{1,3},\d{3}", cell) for cell in commas):
+        return columns
+    return {
+        name: [cell.replace(".", "").replace(",", ".") if DECIMAL_COMMA.fullmatch(cell) else cell for cell in cells]
+        for name, cells in columns.items()
+    }
+
+
 def instant(cell: str) -> float | None:
-    """Read an ISO date or time (also 2024/01/31, 2024-01) as seconds since 1970, one without zone as UTC."""
+    """Read a date or time as seconds since 1970, one without zone as UTC: ISO, 2024/01/31, 2024-01 or 31.01.2024."""
+    told = DAY_AND_MONTH.fullmatch(cell)
+    if told and told[2] == ".":  # with points, the day comes first everywhere
+        cell = _iso(told, day=1)
     cell = cell.replace("/", "-") if re.match(r"\d{4}/", cell) else cell
     cell = f"{cell}-01" if re.fullmatch(r"\d{4}-\d{2}", cell) else cell
     if not re.match(r"\d{4}-", cell):
@@ -155,10 +194,26 @@ def instant(cell: str) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
+def _iso(told: re.Match[str], day: int) -> str:
+    """Write a date whose year comes last, and whose day is this group of the match, as 2024-01-31."""
+    return f"{told[4]}-{told[4 - day]:>02}-{told[day]:>02}{told[5]}"
+
+
+def _told_apart(cells: list[str]) -> list[str]:
+    """Write dates such as 1/31/2024 as 2024-01-31, if the whole column leaves no doubt what is day and what month."""
+    found = [DAY_AND_MONTH.fullmatch(cell) for cell in cells]
+    largest = [max((int(told[place]) for told in found if told), default=0) for place in (1, 3)]
+    if (largest[0] > 12) == (largest[1] > 12):
+        return cells
+    day = 1 if largest[0] > 12 else 3
+    return [_iso(told, day) if told else cell for told, cell in zip(found, cells, strict=True)]
+
+
 def _find_times(
     columns: dict[str, list[str]], lines: list[int], problems: list[str]
 ) -> tuple[str | None, NDArray[np.float64]]:
-    for name, cells in columns.items():
+    for name, column in columns.items():
+        cells = _told_apart(column)
         moments = [instant(cell) for cell in cells]
         wrong = [place for place, moment in enumerate(moments) if moment is None]
         if len(wrong) < len(cells) / 2:
@@ -168,8 +223,12 @@ def _find_times(
                     f"column {name}: not a date in line {shown}: write dates as 2024-01-31 or 2024-01-31 12:00"
                 )
             return name, np.array([math.nan if moment is None else moment for moment in moments])
-        if name.lower() in TIMES:
+        dates = sum(DAY_AND_MONTH.fullmatch(cell) is not None for cell in cells) > len(cells) / 2
+        if name.lower() in TIMES or dates:
             values = [_number(cell) for cell in cells]
+            whole = [cell for cell in cells if re.fullmatch(r"[12]\d{3}", cell)]
+            if name.lower() in YEARS and len(whole) == len(cells):
+                return name, np.array([instant(f"{cell}-01") or 0.0 for cell in cells])
             if all(value is not None and math.isfinite(value) for value in values):
                 seconds = np.array(values, np.float64)
                 return name, seconds / 1000 if seconds.min() > 1e11 else seconds  # milliseconds since 1970

@@ -125,8 +125,8 @@ def read_tracks(path: str | os.PathLike[str], *, known: Sequence[str] = ()) -> T
     place = files.existing(path)
     if files.ending(place) in (".jsonl", ".json"):
         return _json_lines(place, known)
-    if place.is_dir() or files.ending(place) not in files.TABLES:
-        raise ValueError(f"{place}: expected a .csv, .json or .jsonl file of series (also .gz or .xz)")
+    if place.is_dir() or files.ending(place) not in files.TABLES | {".tsv"}:
+        raise ValueError(f"{place}: expected a .csv, .tsv, .json or .jsonl file of series (also .gz or .xz)")
     return from_table(tables.parse(place), known=known, name=place.name)
 
 
