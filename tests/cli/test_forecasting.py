@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from condiff.cli.main import main
@@ -101,6 +102,43 @@ def test_gaps_are_filled_and_the_rest_comes_back(folder, capsys):
     table(folder / "again.csv", factor=2.0)
     assert main("replay j.csv".split()) == 1
     assert "have changed since" in capsys.readouterr().out
+
+
+def test_times_of_a_table_are_written_alike(folder, capsys):
+    hours = np.datetime64("2024-01-01T00") + np.arange(200)
+    lines = [f"{hour},{'' if k in (70, 71, 72, 73) else k % 24 + k % 5}" for k, hour in enumerate(hours)]
+    (folder / "hours.csv").write_text("\n".join(["time,v", *lines]))
+    words = "--horizon 6 --out runs.csv --steps 1 --batch-size 8 --width 32 --depth 1"
+    assert main(f"train hours.csv {words}".split()) == 0
+    assert main("forecast runs.csv --horizon 18 --out h.csv -n 4 --steps 2".split()) == 0
+    assert [row["timestamp"] for row in rows(folder / "h.csv")][15:17] == ["2024-01-09 23:00:00", "2024-01-10 00:00:00"]
+    old = (folder / "h.csv").read_text().replace("2024-01-10 00:00:00", "2024-01-10")
+    (folder / "h.csv").write_text(old)  # as earlier versions wrote midnight
+    capsys.readouterr()
+    assert main("replay h.csv --json".split()) == 0
+    (folder / "h.csv").write_text(old.replace("2024-01-10,", "2024-01-11,"))
+    assert main("replay h.csv --json".split()) == 1
+    assert main("impute runs.csv --out hi.csv -n 4 --steps 2".split()) == 0
+    assert rows(folder / "hi.csv")[72]["timestamp"] == "2024-01-04 00:00:00"
+    assert main("info runs.csv".split()) == 0  # a folder of this name is a run
+
+
+def test_values_between_two_gaps_are_seen(tmp_path):
+    pytest.importorskip("matplotlib")
+    from condiff.cli.forecasting import draw_forecast
+    from condiff.data.frequency import DAY, Frequency
+    from condiff.data.tracks import Track
+    from condiff.data.windows import Window
+    from condiff.tasks.forecast import Forecast
+
+    dark = []
+    for name, values in (("every other", [1.0, np.nan] * 10), ("none", [np.nan] * 20)):
+        track = Track("a", DAY * np.arange(22), np.array(values), np.empty((22, 0)))
+        found = Forecast((track,), torch.full((1, 3, 2), 1.0))
+        draw_forecast(tmp_path / f"{name}.png", found, Window(2, 20, frequency=Frequency(DAY)), None, {})
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            dark.append(int((np.asarray(picture.convert("RGB")) == 51).all(2).sum()))
+    assert dark[0] > dark[1] + 50
 
 
 def test_what_was_there_comes_back_to_the_last_digit(folder):

@@ -73,7 +73,9 @@ def test_covariates_are_used_only_when_they_are_named(tmp_path: Path):
     assert (first.classes, second.classes) == ({"region": "north"}, {"region": "south"})
     assert first.until(5, 2).known.shape == (7, 3)
     assert len(first.until(5, 2)) == 5
-    with pytest.raises(ValueError, match="series 'b': price is known until"):  # b's table ends with its last value
+    with pytest.raises(
+        ValueError, match=r"\.csv: series 'b': price is known until"
+    ):  # b's table ends with its last value
         found.ahead(2)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from condiff.cli.errors import UsageError, usage
 from condiff.cli.made import MARK
@@ -78,7 +79,7 @@ def columns_of(system: System[Any, Any]) -> tuple[str, ...]:
     return tuple(asked)
 
 
-def cut_at(tracks: Tracks, text: str, horizon: int) -> tuple[Tracks, list[np.ndarray[Any, np.dtype[np.float64]]]]:
+def cut_at(tracks: Tracks, text: str, horizon: int) -> tuple[Tracks, list[NDArray[np.float64]]]:
     """Cut series before a time, and keep what came after as the truth.
 
     Raises:
@@ -144,9 +145,9 @@ def forecast_rows(found: Forecast, truth: Sequence[Any] | None) -> tuple[list[st
     ]
     table = torch.cat([found.mean[:, None], found.quantiles(LEVELS)], 1).numpy()
     rows = []
-    for number, (track, times) in enumerate(zip(found.tracks, found.seconds, strict=True)):
-        for step, seconds in enumerate(times):
-            row = [track.name, stamp(float(seconds)), *(_number(value) for value in table[number, :, step])]
+    for number, (track, times) in enumerate(zip(found.tracks, stamps(list(found.seconds)), strict=True)):
+        for step, written in enumerate(times):
+            row = [track.name, written, *(_number(value) for value in table[number, :, step])]
             if truth is not None:
                 row.append(_number(truth[number][step]) if step < len(truth[number]) else "")
             rows.append(row)
@@ -163,6 +164,7 @@ def make_filled(
     tracks = tracks or series_for(system, recipe["data"])[0]
     left, spent, drawn = Left("values", quiet=quiet), list[int](), 0
     counts = [int(np.isnan(track.values).sum()) for track in tracks.tracks]
+    times = stamps([track.seconds[: len(track)] for track in tracks.tracks])
     rows: list[list[str]] = []
     for number, track in enumerate(tracks.tracks):
         before, here = sum(counts[:number]), counts[number]
@@ -182,7 +184,7 @@ def make_filled(
             cells = ["" if np.isnan(value) else f"{value:.15g}", "0", "", ""]
             if hole is not None and levels is not None:
                 cells = [_number(levels[0, hole]), "1", _number(levels[1, hole]), _number(levels[2, hole])]
-            rows.append([track.name, stamp(float(track.seconds[step])), *cells])
+            rows.append([track.name, times[number][step], *cells])
     heads = ["item_id", "timestamp", "target", "filled", "q05", "q95"]
     return heads, rows, sum(counts), sum(spent) // max(drawn, 1)
 
@@ -209,7 +211,8 @@ def difference(path: Path, heads: Sequence[str], rows: Sequence[Sequence[str]]) 
         return None
     worst, largest = 0.0, 0.0
     for mine, theirs in zip(rows, lines[1:], strict=True):
-        if len(mine) != len(theirs) or list(mine[:2]) != theirs[:2]:
+        # Files of earlier versions have a date at midnight even where other rows have a time.
+        if len(mine) != len(theirs) or mine[0] != theirs[0] or instant(mine[1]) != instant(theirs[1]):
             return None
         for one, other in zip(mine[2:], theirs[2:], strict=True):
             if (one == "") != (other == ""):
@@ -247,6 +250,9 @@ def draw_forecast(
         back = max(window.context, 2 * horizon)
         past = slice(max(len(track) - back, 0), len(track))
         axes.plot(_dates(track.seconds[past]), track.values[past], color="#333333", linewidth=1.2, label="history")
+        there = np.pad(np.isfinite(track.values[past]), 1)
+        alone = there[1:-1] & ~there[:-2] & ~there[2:]  # no line goes through a value between two gaps
+        axes.plot(_dates(track.seconds[past][alone]), track.values[past][alone], ".", color="#333333", markersize=4)
         low, lower, middle, upper, high = bands[number]
         axes.fill_between(ahead, low, high, color="#1f77b4", alpha=0.2, linewidth=0, label="90 % band")
         axes.fill_between(ahead, lower, upper, color="#1f77b4", alpha=0.35, linewidth=0, label="50 % band")
@@ -270,10 +276,10 @@ def draw_forecast(
     write_atomically(out, buffer.getvalue())
 
 
-def stamp(seconds: float) -> str:
-    """Write a time for a table: a date at midnight, else date and time."""
-    text = moment(seconds)
-    return text[:10] if seconds % DAY == 0 else text
+def stamps(times: Sequence[NDArray[np.float64]]) -> list[list[str]]:
+    """Write the times of every series of a table: dates if all are at midnight, else date and time in every row."""
+    dates = all(bool((seconds % DAY == 0).all()) for seconds in times)
+    return [[moment(second)[: 10 if dates else None] for second in seconds.tolist()] for seconds in times]
 
 
 def fingerprint_of(name: str) -> str | None:

@@ -20,7 +20,8 @@ def run(words: list[str]) -> int:
     path = Path(arguments.path)
     if not path.exists():
         raise UsageError(f"nothing at {path}; give a run folder, a checkpoint, or a generated PNG, NPZ, CSV or TXT")
-    facts = _generated(path) if path.suffix.lower() in (".png", ".npz", ".csv", ".txt") else _checkpoint(path)
+    made = path.is_file() and path.suffix.lower() in (".png", ".npz", ".csv", ".txt")
+    facts = _generated(path) if made else _checkpoint(path)
     if arguments.json:
         emit(facts)
         return 0

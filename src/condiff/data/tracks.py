@@ -93,11 +93,13 @@ class Tracks:
         if more <= 0:
             return track.until(len(track), horizon)
         if self.frequency.seconds == 0:
-            raise ValueError(f"series {track.name!r} has one value, so nobody knows when the next one comes; add rows")
+            raise ValueError(
+                f"{self.source}: {track.name!r} has one value, so nobody knows when the next one comes; add rows"
+            )
         if self.known:
             raise ValueError(
-                f"series {track.name!r}: {self.known[0]} is known until {moment(track.seconds[-1])}, but {horizon} "
-                f"steps need it {more} step(s) longer; add rows with an empty target"
+                f"{self.source}: series {track.name!r}: {self.known[0]} is known until {moment(track.seconds[-1])}, "
+                f"but {horizon} steps need it {more} step(s) longer; add rows with an empty target"
             )
         times = np.concatenate([track.seconds, self.frequency.after(float(track.seconds[-1]), more)])
         return replace(track, seconds=times, known=np.empty((stop, 0)))
