@@ -413,3 +413,17 @@ def test_pairs_are_as_long_as_the_longest_and_an_evaluation_reads_others_at_that
         assert again.data.shape[1:] == (24,)
         assert again.conditions["input"].shape[1:] == (9,)
         assert bool((again.conditions["input"][:, 2:] == 256).all()) == (other.name == "short.tsv")
+
+
+def test_a_text_shorter_than_its_windows_says_which_would_do(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("the cat sat. " * 54)  # 702 bytes, of which validation and test have 35 each
+    with pytest.raises(
+        ValueError, match="no window of 128 bytes fits into the validation part .* a length of 35 or less"
+    ):
+        read(tmp_path / "a.txt")
+    assert len(read(tmp_path / "a.txt", length=35).test) == 1
+    with pytest.raises(ValueError, match="no window of 36 bytes"):
+        read(tmp_path / "a.txt", length=36)
+    (tmp_path / "b.txt").write_text("one short line")
+    with pytest.raises(ValueError, match="it takes more text"):
+        read(tmp_path / "b.txt")

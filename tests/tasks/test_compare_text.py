@@ -167,6 +167,7 @@ def test_a_run_in_blocks_is_benched_from_the_command_line(blocks, tmp_path, caps
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--top-p", "2"], "top-p needs p in (0, 1], got 2"),
         (["--blocks", "99"], "have 1 to 24 tokens, got 99"),
         (["--blocks", "4", "--calls", "8"], "no block of 4 tokens has room for 8 calls"),
         (["--solvers", "heun", "--blocks", "4"], "solver heun does not suit"),
@@ -186,3 +187,24 @@ def test_whole_windows_have_no_blocks(splits, tmp_path, capsys):
         more = ["--blocks", "4", "-n", "10"] if verb == ["bench", "solvers"] else ["--block", "4"]
         assert main([*verb, str(tmp_path / "t.safetensors"), *more]) == 2
         assert "whole windows" in capsys.readouterr().err
+
+
+def test_tails_are_cut_where_asked(blocks, tmp_path, capsys):
+    """Of a system that keeps them: hardly any mass leaves the commonest letters, of little entropy."""
+    condiff.save(blocks, tmp_path / "b.safetensors")
+    entropy = []
+    for more in ([], ["--top-p", "0.2"]):
+        asked = ["bench", "solvers", str(tmp_path / "b.safetensors"), "--blocks", "8", "--calls", "2", "-n", "40"]
+        code = main([*asked, *more, "--json"])
+        out = capsys.readouterr().out
+        entropy.append(json.loads(out)["rows"][0]["entropy"] if code == 0 else 0.0)
+    assert entropy[1] < entropy[0] - 1.0
+
+
+def test_what_is_for_text_is_refused_elsewhere(tmp_path, capsys):
+    from condiff.recipes import vectors
+
+    condiff.save(vectors(), tmp_path / "v.safetensors")
+    for flag in ("--blocks", "--top-p"):
+        assert main(["bench", "solvers", str(tmp_path / "v.safetensors"), flag, "1"]) == 2
+        assert f"{flag} is for runs that write text" in capsys.readouterr().err

@@ -134,6 +134,17 @@ def test_a_text_begins_with_exactly_what_was_typed(recipe, prompt, pieces):
     assert alone == found[2:]
 
 
+def test_mask_and_replace_is_mended_too(pieces):
+    about = {"kind": "text", "meta": {"tokens": pieces.to_json()}}
+    system = random(
+        recipes.cdcd(length=24, vocabulary=pieces.end + 1, shape=None, size="transformer", width=32, about=about)
+    )
+    for prompt in ("the qui", "the "):
+        texts = joined(write(system, num_samples=3, prompt=prompt, num_steps=4))
+        assert all(text.startswith(prompt) for text in texts)
+    assert all(text.startswith("the ") for text in joined(write(system, num_samples=3, infill="the __", num_steps=4)))
+
+
 @pytest.mark.parametrize("recipe", [radd, ctrldiff], ids=lambda r: r.name)
 def test_prompts_of_any_length_go_on(recipe, pieces):
     """Around the window of 16, where the stem is cut and the room for covers with it."""

@@ -12,6 +12,7 @@ from condiff.oracles import TokenTable
 from condiff.process import Absorbing
 from condiff.recipes import text
 from condiff.solvers import Ordered
+from condiff.tasks.generate import sample
 from condiff.tasks.text import ids, joined, words, write
 
 TEXTS = ("the cat sat down", "a dog ran far on")
@@ -144,3 +145,19 @@ def test_mask_and_replace_writes_text_as_absorbing_does():
     made = cdcd(length=12, vocabulary=257, shape=None, size="transformer", width=32, conditions=schema)
     texts = joined(write(made, num_samples=2, prompt="seven", cond={"digit": [[0.0, 1.0]]}, num_steps=4))
     assert all(text.startswith("seven") for text in texts)
+
+
+def test_more_steps_than_tokens_ask_the_network_once_a_token_at_most():
+    """And write what they would have written."""
+    torch.manual_seed(0)
+    made = text(length=16, width=32, depth=1, about={"kind": "text"})
+    calls = []
+    hidden = made.denoiser.net.net.hidden
+    made.denoiser.net.net.hidden = lambda x, t, cond: calls.append(len(x)) or hidden(x, t, cond)
+    blank = torch.full((2, 16), made.process.mask)
+    plain = sample(made, num_samples=2, num_steps=200, seed=1, source=blank)
+    assert len(calls) >= 200
+    calls.clear()
+    found = joined(write(made, num_samples=2, num_steps=200, seed=1))
+    assert len(calls) <= 2 * 16
+    assert found == [words(row) for row in plain]

@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ def _parser() -> Parser:
         "--solvers",
         metavar="NAMES",
         help="solvers by name, such as dpm2m,evodiff [all that suit]; own is that of a text run",
+    )
+    parser.add_argument(
+        "--top-p", type=number, metavar="P", help="text: mass of the likeliest tokens that solver own keeps [the run's]"
     )
     parser.add_argument("-n", "--num-samples", type=positive, default=256, help="samples for each number [256]")
     parser.add_argument("--fine", type=step_count, default=200, help="steps of the fine solution [200]")
@@ -107,8 +111,9 @@ def run(words: list[str]) -> int:
         system = opened(arguments.run, arguments.device)
         if system.data.get("kind") == "text":
             return _text(arguments, system, names, out, started)
-    if arguments.blocks is not None:
-        raise UsageError("--blocks are for runs that write text in blocks")
+    for flag, value in (("--blocks", arguments.blocks), ("--top-p", arguments.top_p)):
+        if value is not None:
+            raise UsageError(f"{flag} is for runs that write text")
     calls = arguments.calls or CALLS
     if calls[0] < 2:
         raise UsageError(f"--calls expects numbers of at least 2 where whole samples are made, got {calls[0]}")
@@ -144,6 +149,7 @@ def _text(
     from condiff.cli.eval_verb import check_fit
     from condiff.data import read_like
     from condiff.tasks.compare_text import fewest, text_quality
+    from condiff.tasks.text import cut_tails
     from condiff.train.checkpoint import write_atomically
 
     meta = system.data.get("meta", {})
@@ -152,7 +158,7 @@ def _text(
         splits = read_like(system.data, arguments.data)
         check_fit(str(name), system, splits.test)
         points, held = text_quality(
-            system,
+            replace(system, solver=cut_tails(system, arguments.top_p)),
             splits,
             calls=arguments.calls,
             solvers=names,
@@ -176,6 +182,7 @@ def _text(
         "run": arguments.run,
         "n": arguments.num_samples,
         "seed": arguments.seed,
+        "top_p": arguments.top_p,
         "rows": [point.to_json() for point in points],
         "held_out": held.to_json(),
         "recommendation": {**recommended, "why": why},

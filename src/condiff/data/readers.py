@@ -25,6 +25,9 @@ from condiff.data.splits import PARTS, TRAIN
 from condiff.data.tracks import read_tracks
 from condiff.data.windows import windowed_tracks
 
+SHORTEST = 8
+"""Tokens of the shortest window that is proposed where a text is too short for the one asked for."""
+
 
 def read(
     path: str | os.PathLike[str],
@@ -437,18 +440,21 @@ def _texts(
                 pieces[code].append(text[edges[code] : edges[code + 1]])
     alphabet = settled(tokens, pieces[TRAIN])
     size = length or WINDOW[alphabet.unit]
-    cut, step = [], stride or size
-    for code, texts in enumerate(pieces):
-        rows = [alphabet.encode(text) for text in texts]
+    step = stride or size
+    coded = [[alphabet.encode(text) for text in texts] for texts in pieces]
+    # Where nothing is filled up, the part whose longest text is shortest says which windows there can be.
+    room = [sum(map(len, rows)) + len(rows) if pack else max(map(len, rows), default=0) for rows in coded]
+    cut = []
+    for code, rows in enumerate(coded):
         # A part of one text does not end where it was cut off, so there is nothing to fill it up with.
         whole = alphabet.end if several else None
         cut.append(corpus.packed(rows, size, step, alphabet.end) if pack else corpus.windows(rows, size, step, whole))
         if not len(cut[-1]):
-            most = sum(map(len, rows)) if pack else max(map(len, rows), default=0)
-            held = f"{'all texts' if pack else 'longest text'} there: {most} {alphabet.unit}s"
+            held = f"{'all texts' if pack else 'longest text'} there: {room[code]} {alphabet.unit}s"
+            most = min(room)
+            remedy = f"give a length of {most} or less, or more text" if most >= SHORTEST else "it takes more text"
             raise ValueError(
-                f"{place}: no window of {size} {alphabet.unit}s fits into the {PARTS[code]} part ({held}); "
-                "give a smaller length or more text"
+                f"{place}: no window of {size} {alphabet.unit}s fits into the {PARTS[code]} part ({held}); {remedy}"
             )
     meta: dict[str, object] = {"source": str(place), **described(alphabet, size), "split_rule": rule, "stride": step}
     if pack:
