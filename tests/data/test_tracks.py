@@ -297,6 +297,7 @@ def test_broken_entries_are_explained(entry, message):
     [
         (["date,v", "2024-01-01,1", "2024-01-01,2", "2024-01-02,3"], r"1 time\(s\) appear more than once \(2024-01-01 00:00:00\): keep one row"),
         (["date,store,v", "2024-01-01,1,10.5", "2024-01-01,2,11"], r"if a column tells series apart, call it item_id \(store\?\)"),
+        (["date,target", "2024-01-01,1", "2024-01-01,2"], r"if a column tells series apart, call it item_id$"),
         (["item_id,date,v", *(f"a,2024-01-0{k},1" for k in (1, 2, 3)), *(f"b,2024-01-01 0{k}:00,1" for k in (1, 2, 3))],
          "item a has a value every day, but item b every hour: give series of different frequency in files of their own"),
         (["date,v", *(f"2024-10-27 0{h}:00,1" for h in (0, 1, 2, 2, 3, 4))], r"as on local clocks when summer time ends: write times in UTC or with their offset"),

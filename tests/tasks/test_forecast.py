@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from condiff.data.frequency import DAY, Frequency
 from condiff.data.tracks import Track, Tracks
 from condiff.data.windows import cut, windowed_tracks
 from condiff.recipes import series
+from condiff.tasks import baselines
 from condiff.tasks.baselines import (
     Classical,
     LinearQuantile,
@@ -336,7 +338,7 @@ def test_later_origins_take_the_parameters_of_the_one_before_when_the_time_is_up
     for seconds in (1.5, 2.5, 9.0):
         ticks = iter(range(99))
         with monkeypatch.context() as patch:
-            patch.setattr("condiff.tasks.baselines.time.monotonic", lambda ticks=ticks: float(next(ticks)))
+            patch.setattr(baselines, "time", SimpleNamespace(monotonic=lambda ticks=ticks: float(next(ticks))))
             drawn.append(Classical((7,), arima, seconds, told=told.append)(windows, 7, num_samples=50, seed=0))
     assert [(counts["fitted"], counts["earlier"]) for counts in told] == [(1, 4), (2, 3), (5, 0)]
     assert all(torch.equal(drawn[0][0], other[0]) for other in drawn)  # the first origin has its fit in any case

@@ -363,8 +363,11 @@ def _hint(problem: str, table: Table) -> str:
     if "appear more than once" not in problem or table.item or "local clocks" in problem:
         return problem
     whole = [
-        name for name, cells in table.numbers.items() if np.isfinite(cells).all() and (cells == np.rint(cells)).all()
+        name
+        for name, cells in table.numbers.items()
+        if name.lower() not in TARGETS and np.isfinite(cells).all() and (cells == np.rint(cells)).all()
     ]
+    whole = whole if len(table.numbers) > 1 else []
     return f"{problem}; if a column tells series apart, call it item_id" + (f" ({whole[0]}?)" if whole else "")
 
 

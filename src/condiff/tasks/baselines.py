@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Self, final
 
 import numpy as np
@@ -264,6 +265,8 @@ class Classical:
         Raises:
             ImportError: If statsmodels is not installed.
         """
+        models = "statsmodels.tsa.arima.model" if self.arima else "statsmodels.tsa.exponential_smoothing.ets"
+        import_module(models)  # takes seconds, which are no fitting
         begun = time.monotonic()
         histories = [_History.of(track, self.periods) for track in tracks]
         known: dict[int, NDArray[np.float64]] = {}
