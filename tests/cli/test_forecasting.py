@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from condiff.cli.main import main
+from condiff.data.tracks import read_tracks
 
 DAYS = np.datetime64("2024-01-01") + np.arange(130)
 
@@ -121,6 +122,30 @@ def test_times_of_a_table_are_written_alike(folder, capsys):
     assert main("impute runs.csv --out hi.csv -n 4 --steps 2".split()) == 0
     assert rows(folder / "hi.csv")[72]["timestamp"] == "2024-01-04 00:00:00"
     assert main("info runs.csv".split()) == 0  # a folder of this name is a run
+
+
+@pytest.mark.parametrize("verb", ["forecast", "impute"])
+def test_data_are_never_overwritten(folder, capsys, verb):
+    table(folder / "mine.csv")
+    mine, learned = (folder / "mine.csv").read_bytes(), (folder / "sales.csv").read_bytes()
+    for out in ("mine.csv", f"{folder}/mine.csv", "sales.csv"):
+        capsys.readouterr()
+        assert main(f"{verb} run --data mine.csv --out {out} -n 4 --steps 1".split()) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert f"--out {out} would overwrite the data" in last
+    assert ((folder / "mine.csv").read_bytes(), (folder / "sales.csv").read_bytes()) == (mine, learned)
+
+
+def test_a_table_that_was_filled_is_data_again(folder):
+    assert main("impute run --out full.csv -n 4 --steps 2".split()) == 0
+    found = read_tracks("full.csv")
+    assert [track.name for track in found.tracks] == ["apples", "pears"]
+    assert found.missing == 0
+    broken = (folder / "full.csv").read_text().splitlines()
+    broken[9] = broken[9].replace(",0,,", ",0,")
+    (folder / "full.csv").write_text("\n".join(broken))
+    with pytest.raises(ValueError, match="line 10: expected 6 cells"):
+        read_tracks("full.csv")
 
 
 def test_values_between_two_gaps_are_seen(tmp_path):
@@ -247,7 +272,8 @@ def test_an_evaluation_on_other_data_stands_beside_the_runs_own(folder, capsys):
         ("train digits --horizon 5 --out y", 2, "horizon and context are for series, but this is images"),
         ("train traffic --horizon 9000 --out y", 2, "the longest series has 17520 step(s)"),
         ("train sales.csv --horizon 90 --out y", 2, "give a --horizon of at most 39"),
-        ("train hourly.csv --condition cost --out y", 2, "no column 'cost'"),
+        ("train hourly.csv --condition cost --out y", 2, "no column 'cost' to know in advance. There are v, price"),
+        ("train hourly.csv --condition prcie --out y", 2, "did you mean 'price'?"),
         ("train bare2.csv --horizon 5 --out y", 2, "no column of times; name one timestamp"),
         ("train empty.csv --horizon 5 --out y", 2, "the file is empty"),
         ("train holed.csv --horizon 5 --out y", 2, "validation part (horizons from 2024-04-17 00:00:00 to 2024-04-22"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from condiff.cli.main import main
+from condiff.cli.report import write_report
 
 
 def test_the_page_shows_samples_metrics_and_commands(run, capsys):
@@ -53,6 +54,20 @@ def test_an_evaluation_that_does_not_fit(words, needle, run, capsys):
     assert len(err) == 1
     assert needle in err[0]
     assert not (run / "eval.json").exists()
+
+
+def test_the_page_says_how_classical_models_were_fitted(run):
+    metric = {"name": "mase", "value": 1.0, "unit": "", "interval": [0.9, 1.1], "n": 9, "definition": "d"}
+    counts = {"fitted": 3, "earlier": 5, "borrowed": 0, "failed": 1, "seconds": 60}
+    facts = {"run": "run", "data": "a.csv", "split": "test", "n": 10, "seed": 0, "windows": 9, "quick": False}
+    facts |= {"metrics": [metric], "baselines": {"arima": [metric]}, "fits": {"arima": counts}}
+    (run / "eval.json").write_text(json.dumps(facts))
+    page = write_report(run).read_text()
+    assert "arima, windows: 3 forecast with parameters fitted to their own history, 5 with those of an earlier" in page
+    assert "1 by their last season, since no fit succeeded; 60 s were allowed for fitting" in page
+    assert "not fitted to their series" not in page
+    assert "condiff eval run -n 10 --seed 0 --windows 9 --fit-seconds 60" in page
+    assert "--fit-seconds 60 --quick" not in page
 
 
 def test_an_evaluation_on_other_data_leaves_the_runs_own(run, tmp_path):

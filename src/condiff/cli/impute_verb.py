@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from condiff.cli.errors import usage
-from condiff.cli.forecast_verb import check_file
+from condiff.cli.forecast_verb import check_apart, check_file
 from condiff.cli.output import emit, say
 from condiff.cli.parser import Parser, natural, number, positive, step_count
 
@@ -40,6 +40,7 @@ def run(words: list[str]) -> int:
     with usage():
         Trained(system, solver=arguments.solver, guidance_scale=arguments.guidance_scale).chosen()
     tracks, name = series_for(system, arguments.data)
+    check_apart(out, name, system)
     recipe = {
         "made_by": "condiff impute",
         "run": arguments.run,

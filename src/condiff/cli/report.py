@@ -185,7 +185,22 @@ def _beside(evaluation: dict[str, Any]) -> str:
         values = {metric["name"]: f"{metric['value']:.3g}" for metric in metrics}
         cells = "".join(f"<td>{values.get(name, '')}</td>" for name in names)
         lines += f"<tr><th>{html.escape(title)}</th>{cells}</tr>"
-    return f"<h3>Beside baselines, on the same windows</h3><table><tr>{heads}</tr>{lines}</table>"
+    fits = "".join(
+        f"<p>{html.escape(_fits(title, counts))}</p>" for title, counts in evaluation.get("fits", {}).items()
+    )
+    return f"<h3>Beside baselines, on the same windows</h3><table><tr>{heads}</tr>{lines}</table>{fits}"
+
+
+def _fits(title: str, counts: dict[str, int]) -> str:
+    """Say to which histories a classical model was fitted."""
+    how = {
+        "fitted": "forecast with parameters fitted to their own history",
+        "earlier": "with those of an earlier origin of their series",
+        "borrowed": "with parameters that were not fitted to their series",
+        "failed": "by their last season, since no fit succeeded",
+    }
+    said = ", ".join(f"{counts[name]} {words}" for name, words in how.items() if counts.get(name))
+    return f"{title}, windows: {said or 'none'}; {counts['seconds']} s were allowed for fitting"
 
 
 def _meaning(metric: dict[str, Any]) -> str:

@@ -29,6 +29,9 @@ DAY_AND_MONTH = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})(| \d.*|T\d.*)")
 DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+|[+-]?\d{1,3}(\.\d{3})+")
 """A number as written where the comma comes before decimals, and points between thousands."""
 
+RECIPE = "# condiff {"
+"""How the first line of a table begins that this library wrote."""
+
 COMMAS = re.compile(r"[+-]?(\d{1,3}(,\d{3})+(\.\d+)?|(\d+|\d{1,3}(\.\d{3})+),\d+)")
 """A number with commas, whatever they mean."""
 
@@ -87,6 +90,8 @@ def parse(path: Path, most: int | None = None) -> Table:
 
 def parse_text(content: str, path: Path, most: int | None = None) -> Table:
     """Read the text of a CSV file; `path` is what it is called in messages."""
+    if content.startswith(RECIPE):  # a table that this library wrote; the empty line keeps line numbers right
+        content = "\n" + content.partition("\n")[2]
     delimiter = _delimiter(content)
     lines = list(csv.reader(content.splitlines()[:most], delimiter=delimiter))
     numbered = [(number, [cell.strip() for cell in cells]) for number, cells in enumerate(lines, 1) if any(cells)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -145,7 +146,9 @@ def from_table(table: Table, *, known: Sequence[str] = (), name: str = "") -> Tr
     texts, table = table.names, replace(table, names=names)
     for asked in known:
         if asked not in columns:
-            raise ValueError(f"{where}: no column {asked!r} to know in advance; there are {', '.join(columns)}")
+            near = difflib.get_close_matches(asked, columns, 1, 0.6)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise ValueError(f"{where}: no column {asked!r} to know in advance{hint} There are {', '.join(columns)}")
         if asked == table.item:
             raise ValueError(f"{where}: {asked} names the series, so it is no condition; leave it out")
     still, changing = _texts(table, texts, known, where)
