@@ -9,12 +9,13 @@ import pytest
 import torch
 from tasks.test_partition import EVERY, P, Table
 
-from condiff.core import Draw, RowRng, SharedRng, sample
+from condiff.core import Condition, Draw, RowRng, SharedRng, sample
 from condiff.nn import DiTSize, TokenDiT
 from condiff.nn.attention import block_causal, paired_mask
 from condiff.objectives import AnyOrder, BlockOrder
 from condiff.process import Absorbing, Blockwise, EqualBlocks, RandomBlocks, TimeFree, Unmasked, block_ids
 from condiff.solvers import Ordered
+from condiff.tasks.partition import one_shot_nats
 
 V, L = 5, 12
 PROCESS = Absorbing(V)
@@ -49,6 +50,19 @@ def test_a1_the_pass_over_all_blocks_equals_each_block_after_its_memory(cut):
 
 
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+def test_a1_noised_tokens_next_to_a_memory_equal_the_pass_with_its_clean_copy(cut):
+    """All blocks next to one memory of the whole text, which they see up to their own begin: twice the same logits."""
+    denoiser, blocks = network(), block_ids(cut).expand(2, L)
+    x = torch.where(torch.rand(2, L, generator=torch.Generator().manual_seed(2)) < 0.6, V, DATA)
+    memory = denoiser.remember(None, DATA)
+    whole = denoiser.paired(x, DATA, blocks, None).logits
+    torch.testing.assert_close(denoiser.beside(x, blocks, memory).logits, whole, atol=1e-10, rtol=1e-10)
+    for wrong in (denoiser.remember(None, DATA[:, :4]), denoiser.remember(memory, DATA[:, :4]), Condition.of()):
+        with pytest.raises(ValueError, match="memory of as many"):
+            denoiser.beside(x, blocks, wrong)
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
 def test_a1_the_cache_equals_the_prefix_read_again(cut):
     """The block after its memory equals [prefix, block] in one pass: a causal prefix, and a block that sees all."""
     denoiser = network()
@@ -65,6 +79,20 @@ def test_a1_the_cache_equals_the_prefix_read_again(cut):
         alone = denoiser(text[:, at:], torch.ones((), dtype=torch.float64), cond).logits
         again = torch.log_softmax(net.head(hidden[:, at:]), -1)
         torch.testing.assert_close(alone, again, atol=1e-9, rtol=1e-9)
+
+
+def test_a3_costs_next_to_one_memory_are_those_of_every_block_alone():
+    """The shared clean half saves work and changes nothing: each block after the memory of its own prefix."""
+    denoiser = network()
+    nats = one_shot_nats(denoiser, DATA, (1, 3, 8))
+    for p, (a, size) in itertools.product(range(L), enumerate((1, 3, 8))):
+        if p + size > L:
+            assert torch.isinf(nats[:, p, a]).all()
+            continue
+        known = denoiser.remember(None, DATA[:, :p]) if p else None
+        logits = denoiser(torch.full((2, size), V), torch.ones((), dtype=torch.float64), known).logits
+        alone = -torch.log_softmax(logits, -1).gather(-1, DATA[:, p : p + size, None]).sum((1, 2))
+        torch.testing.assert_close(nats[:, p, a], alone.float(), atol=1e-5, rtol=1e-5)
 
 
 def test_a1_later_blocks_and_other_noise_change_nothing():

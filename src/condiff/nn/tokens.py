@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from condiff.core.condition import Condition, Kind
 from condiff.nn.attention import paired_mask
+from condiff.nn.context import PREFIX
 from condiff.nn.dit import DiT, DiTSize
 from condiff.nn.init import initialise
 from condiff.nn.layout import Tokens
@@ -84,6 +85,27 @@ class TokenDiT(nn.Module):
             both, torch.zeros((), device=x.device), cond, mask=paired_mask(blocks), places=places
         )
         return self.head(hidden[:, :length])
+
+    def beside(self, x: Tensor, blocks: Tensor, memory: Condition) -> Tensor:
+        """Return what `paired` returns, where the clean copy is remembered already, (B, L, V): half of its work.
+
+        One clean text has many ways to be cut and noised; its own half of the pass does not depend on them.
+
+        Args:
+            x: Noised ids (B, L).
+            blocks: Number of every token's block, rising, int64 (B, L).
+            memory: What `remember` with blocks of 1 made of the clean ids (B, L), and of nothing before them.
+
+        Raises:
+            ValueError: If the memory is not one of L tokens.
+        """
+        length, held = x.shape[1], memory.values.get(f"{PREFIX}length")
+        if held is None or bool((held != length).any()):
+            raise ValueError(f"beside reads {length} noised tokens next to a memory of as many, and of no more")
+        mask = paired_mask(blocks)[:, :, :length].roll(length, -1)  # here the clean keys come first
+        places = torch.arange(length, device=x.device)
+        zero = torch.zeros((), device=x.device)
+        return self.head(self.body.features(self.embed(x), zero, memory, mask=mask, places=places))
 
     def states(self, data: Tensor, cond: Condition | None = None) -> Tensor:
         """Return what the network makes of every prefix of clean ids (B, L): (B, L, W), the last token read last."""

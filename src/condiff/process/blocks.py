@@ -28,6 +28,10 @@ class Paired(Protocol):
         """Return logits (B, L, V) of noised ids x (B, L), each block given the clean blocks before it."""
         ...
 
+    def beside(self, x: Tensor, blocks: Tensor, memory: Condition) -> Tensor:
+        """Return the logits of `paired`, (B, L, V), next to clean ids (B, L) that the memory holds."""
+        ...
+
     def remember(
         self, cond: Condition | None, x: Tensor, t: Tensor | None = None, *, block: int | None = None
     ) -> Condition:
@@ -62,6 +66,10 @@ class Blockwise(nn.Module):
     def paired(self, x: Tensor, data: Tensor, blocks: Tensor, cond: Condition | None) -> Categorical:
         """Estimate all blocks of ids x (B, L) in one pass, each given the clean blocks before it."""
         return Categorical(reveal(self.net.paired(x, data, blocks, cond), x, self.process.mask))
+
+    def beside(self, x: Tensor, blocks: Tensor, memory: Condition) -> Categorical:
+        """Estimate all blocks of ids x (B, L), each given the blocks before it in the memory of the clean (B, L)."""
+        return Categorical(reveal(self.net.beside(x, blocks, memory), x, self.process.mask))
 
     def remember(self, cond: Condition | None, x: Tensor) -> Condition:
         """Add finished ids (B, k) to a condition, one block or many: what is kept does not depend on the cut."""

@@ -58,15 +58,13 @@ class PartitionMDP:
     def expected(self, logits: Tensor) -> Tensor:
         """Return the mean cost of a policy, (...,), differentiable: J(p) = sum_k pi(k | p) (C(p, k) + J(p + k))."""
         policy = self.log_policy(logits).exp()
-        ahead = [self.cost.new_zeros(torch.broadcast_shapes(self.cost.shape[:-2], logits.shape[:-2]))] * (
-            self.length + 1
-        )
+        # Once for all places: one product and one sum a place are left for the sweep.
+        own = (policy * self.cost.masked_fill(~self.allowed(), 0.0)).sum(-1)
+        ahead = [torch.zeros_like(own[..., 0])] * (self.length + 1)
         for p in range(self.length - 1, -1, -1):
-            total = torch.zeros_like(ahead[0])
-            for a, size in enumerate(self.sizes):
-                if p + size <= self.length:
-                    total = total + policy[..., p, a] * (self.cost[..., p, a] + ahead[p + size])
-            ahead[p] = total
+            # Where a size does not fit, its chance is 0.
+            after = torch.stack([ahead[min(p + size, self.length)] for size in self.sizes], -1)
+            ahead[p] = own[..., p] + (policy[..., p, :] * after).sum(-1)
         return ahead[0]
 
     def optimal(self) -> tuple[Tensor, Tensor]:
@@ -196,7 +194,7 @@ def one_shot_nats(denoiser: Blockwise, data: Tensor, sizes: Sequence[int], cond:
     Q(p, k) = sum over i in p to p + k - 1 of -log p(x_i | x before p, all of the block masked)
 
     What is charged over the exact likelihood is the dependence within the block that writing it at once ignores. All
-    places take sum(sizes) passes: one for every size and offset.
+    places take sum(sizes) passes, one for every size and offset, next to a clean text that is read once.
 
     Args:
         denoiser: A block denoiser.
@@ -204,8 +202,8 @@ def one_shot_nats(denoiser: Blockwise, data: Tensor, sizes: Sequence[int], cond:
         sizes: Block sizes.
         cond: The condition.
     """
-    hidden = torch.full_like(data, denoiser.process.mask)
-    return _summed(data, sizes, lambda blocks: _nats(denoiser, hidden, data, blocks, cond))
+    hidden, memory = torch.full_like(data, denoiser.process.mask), denoiser.remember(cond, data)
+    return _summed(data, sizes, lambda blocks: _nats(denoiser, hidden, data, blocks, memory))
 
 
 def step_nats(
@@ -240,19 +238,21 @@ def step_nats(
     if num_steps < 1:
         raise ValueError(f"a block takes at least one step, got {num_steps}")
 
+    memory = denoiser.remember(cond, data)
+
     def cost(blocks: Tensor) -> Tensor:
         total = torch.zeros(data.shape, device=data.device)
         for left in range(num_steps, 0, -1):
             masked = rng.uniform(data.shape).to(data.device) < left / num_steps
             x = data.masked_fill(masked, denoiser.process.mask)
-            total = total + torch.where(masked, _nats(denoiser, x, data, blocks, cond), 0.0) / left
+            total = total + torch.where(masked, _nats(denoiser, x, data, blocks, memory), 0.0) / left
         return total
 
     return _summed(data, sizes, cost)
 
 
-def _nats(denoiser: Blockwise, x: Tensor, data: Tensor, blocks: Tensor, cond: Condition | None) -> Tensor:
-    est = denoiser.paired(x, data, blocks, cond)
+def _nats(denoiser: Blockwise, x: Tensor, data: Tensor, blocks: Tensor, memory: Condition) -> Tensor:
+    est = denoiser.beside(x, blocks, memory)
     return -torch.log_softmax(est.logits, -1).gather(-1, data.unsqueeze(-1)).squeeze(-1)
 
 
