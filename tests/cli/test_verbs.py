@@ -182,6 +182,9 @@ def test_an_own_table_is_trained_by_the_general_recipe(tmp_path):
     assert main(["train", str(tmp_path / "table.npz"), "--out", str(out), "--steps", "2", "--batch-size", "4"]) == 0
     assert main(["sample", str(out), "-n", "2", "--steps", "2", "--out", str(tmp_path / "x.npz")]) == 0
     assert np.load(tmp_path / "x.npz")["samples"].shape == (2, 3)
+    learned = (tmp_path / "table.npz").read_bytes()
+    assert main(["sample", str(out), "-n", "2", "--steps", "2", "--out", str(tmp_path / "table.npz")]) == 2
+    assert (tmp_path / "table.npz").read_bytes() == learned
 
 
 def test_dashes_and_underscores(run, tmp_path):

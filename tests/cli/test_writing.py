@@ -53,6 +53,14 @@ def test_a_prompt_reaches_the_terminal_and_the_file_and_replays(run, capsys):
     assert json.loads(capsys.readouterr().out)["form"] == "txt"
 
 
+def test_the_text_it_learned_from_is_not_overwritten(run, capsys):
+    book = run.parent / "my.txt"
+    text = book.read_bytes()
+    assert main(["sample", str(run), "-n", "1", "--steps", "2", "--out", str(book)]) == 2
+    assert "would overwrite the data" in capsys.readouterr().err
+    assert book.read_bytes() == text
+
+
 @pytest.fixture(scope="module", params=["characters", "bpe"])
 def other(request, tmp_path_factory):
     """A run whose tokens are not bytes."""

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from condiff.cli.errors import UsageError, usage
 from condiff.cli.output import emit, say
 from condiff.cli.parser import Parser, natural, number, positive, step_count
-
-if TYPE_CHECKING:  # the parser answers before torch is there
-    from condiff.core.system import System
 
 
 def _parser() -> Parser:
@@ -53,6 +49,7 @@ def run(words: list[str]) -> int:
         series_for,
         table_bytes,
     )
+    from condiff.cli.made import check_apart
     from condiff.cli.sample_verb import complete, opened
     from condiff.tasks.forecast import Trained, window_of
     from condiff.train.checkpoint import write_atomically
@@ -62,7 +59,8 @@ def run(words: list[str]) -> int:
         window = window_of(system)
         Trained(system, solver=arguments.solver, guidance_scale=arguments.guidance_scale).chosen()
     tracks, name = series_for(system, arguments.data)
-    check_apart(out, name, system)
+    with usage():
+        check_apart(out, system, name)
     recipe = {
         "made_by": "condiff forecast",
         "run": arguments.run,
@@ -113,14 +111,3 @@ def check_file(flag: str, path: Path, ending: str) -> None:
     parent = next((parent for parent in path.absolute().parents if parent.exists()), None)
     if parent is not None and not parent.is_dir():
         raise UsageError(f"{parent} is a file, so {path} cannot be written; give another {flag}")
-
-
-def check_apart(out: Path, data: str, system: System[Any, Any]) -> None:
-    """Refuse to write a table over the series that it is made from, or over those that the system has learned from.
-
-    Raises:
-        UsageError: If they are one file.
-    """
-    for name in (data, system.data.get("meta", {}).get("source")):
-        if name and Path(name).is_file() and out.exists() and out.samefile(name):
-            raise UsageError(f"--out {out} would overwrite the data {name}; give another --out")

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from condiff.cli.errors import usage
-from condiff.cli.forecast_verb import check_apart, check_file
+from condiff.cli.forecast_verb import check_file
 from condiff.cli.output import emit, say
 from condiff.cli.parser import Parser, natural, number, positive, step_count
 
@@ -32,6 +32,7 @@ def run(words: list[str]) -> int:
     check_file("--out", out, ".csv")
 
     from condiff.cli.forecasting import fingerprint_of, make_filled, series_for, table_bytes
+    from condiff.cli.made import check_apart
     from condiff.cli.sample_verb import complete, opened
     from condiff.tasks.forecast import Trained
     from condiff.train.checkpoint import write_atomically
@@ -40,7 +41,8 @@ def run(words: list[str]) -> int:
     with usage():
         Trained(system, solver=arguments.solver, guidance_scale=arguments.guidance_scale).chosen()
     tracks, name = series_for(system, arguments.data)
-    check_apart(out, name, system)
+    with usage():
+        check_apart(out, system, name)
     recipe = {
         "made_by": "condiff impute",
         "run": arguments.run,

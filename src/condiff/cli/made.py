@@ -127,6 +127,17 @@ def check_out(out: Path, drawable: bool, flat: bool) -> None:
         raise ValueError(f"{parent} is a file, so {out} cannot be written; give another --out")
 
 
+def check_apart(out: Path, system: System[Any, Any], *data: str) -> None:
+    """Refuse to write over the data that something is made from, or that the system has learned from.
+
+    Raises:
+        ValueError: If the output is one of them.
+    """
+    for name in (*data, system.data.get("meta", {}).get("source"), system.data.get("name")):
+        if name and Path(name).is_file() and out.exists() and out.samefile(name):
+            raise ValueError(f"--out {out} would overwrite the data {name}; give another --out")
+
+
 def write(out: Path, samples: Tensor, recipe: Mapping[str, Any], system: System[Any, Any]) -> list[Path]:
     """Write samples with their recipe; returns the files."""
     if out.suffix == ".npz":

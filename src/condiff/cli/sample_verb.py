@@ -99,7 +99,7 @@ def run(words: list[str]) -> int:
     arguments = _parser().read(words)
     conditions = read_conditions(arguments.cond)
 
-    from condiff.cli.made import check_out, conditions_for, write
+    from condiff.cli.made import check_apart, check_out, conditions_for, write
     from condiff.cli.train_verb import memory
     from condiff.core.condition import ClassLabel, Condition
     from condiff.tasks.generate import check_solver, condition_of, guides
@@ -145,6 +145,7 @@ def run(words: list[str]) -> int:
     }
     with usage():
         check_out(out, drawable(system), flat=not drawable(system))
+        check_apart(out, system)
         if arguments.solver:
             check_solver(system, arguments.solver)
         one = conditions_for(system, conditions, range(1))

@@ -12,7 +12,7 @@ from typing import Any
 from unicodedata import category
 
 from condiff.cli.errors import UsageError, usage
-from condiff.cli.made import MARK, conditions_for
+from condiff.cli.made import MARK, check_apart, conditions_for
 from condiff.cli.output import alone, emit, say
 from condiff.core.condition import TokenIds
 from condiff.core.system import System
@@ -67,6 +67,7 @@ def run_text(
     started = time.perf_counter()
     _check_steps(arguments, system)
     with usage():
+        check_apart(out, system)
         cut_tails(system, arguments.top_p, arguments.solver)
         conditions_for(system, conditions, range(1))
         system.grid(recipe["num_steps"])
