@@ -259,6 +259,17 @@ def test_a_solver_that_a_step_refuses_is_wrong_usage(tmp_path, capsys):
     assert error.count("\n") == 1
 
 
+def test_the_bound_of_mask_and_replace_is_that_of_all_steps_without_the_contrast(tmp_path, capsys):
+    lines = [f"word {k} said\tsaid word {k}" for k in range(400)]
+    (tmp_path / "pairs.tsv").write_text("\n".join(lines))
+    words = ["train", "cdcd", "--data", str(tmp_path / "pairs.tsv"), "--length", "16", "--out", str(tmp_path / "run")]
+    assert main([*words, "--steps", "2", "--batch-size", "4", "--width", "32", "--weight", "2", "--replaced", "0"]) == 0
+    capsys.readouterr()
+    assert main(["eval", str(tmp_path / "run"), "-n", "10", "--json"]) == 0
+    metrics = {m["name"]: m["value"] for m in json.loads(capsys.readouterr().out)["metrics"]}
+    assert 7.0 < metrics["bits_per_token"] < 9.0  # hardly trained: near the 8 bits of a uniform token, 80 steps or not
+
+
 def test_several_workers_do_not_write(run, capsys, monkeypatch):
     for name, value in (("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
         monkeypatch.setenv(name, value)

@@ -326,6 +326,9 @@ INSTANCES: dict[str, object] = {
         objectives.OtherRows("label"),
     ),
     "Difference": objectives.Difference(),
+    "ImportanceSampled": objectives.ImportanceSampled(
+        objectives.StepBound(process.MaskAndReplace(3)), process.MaskAndReplace(3), process.LossAware(100), 100
+    ),
     "InfoNCE": objectives.InfoNCE(),
     "Listed": objectives.Listed(),
     "OtherRows": objectives.OtherRows("label"),
@@ -367,6 +370,7 @@ INSTANCES: dict[str, object] = {
     "Lagged": codecs.Lagged((1, 2)),
     "Levels": codecs.Levels(4, (1, 2, 2)),
     "VectorQuantized": codecs.VectorQuantized(((0.0, 0.0, 0.0, 0.0), (1.0, 1.0, 0.0, 0.0)), 2, (1, 2, 2)),
+    "VQAutoencoder": codecs.VQAutoencoder((1, 4, 4), 4, 2, width=8, features=4, steps=4),
     "Flatten": codecs.Flatten((2, 3)),
     # networks
     "MLP": nets.MLP(6, 16, 1, schema=SCHEMA),

@@ -59,9 +59,10 @@ def trained(
 
 def built(recipe: Recipe, splits: Splits, *, seed: int, **options: Any) -> System[Any, Any]:  # noqa: ANN401 - a recipe's own options
     """Build a recipe for data without training it; the seed names the initial weights."""
+    arguments = recipe.measured(splits, **options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(seed, "weights"))
-        return recipe(**{**recipe.measure(splits), **options})
+        return recipe(**arguments)
 
 
 def fitted(

@@ -145,10 +145,10 @@ def run(words: list[str]) -> int:
     settings = _settings(recipe.training, settings_given)
     device = _device(arguments.device)
     try:
-        measured = dict(recipe.measure(splits))
+        options = recipe.measured(splits, **user)
         with torch.random.fork_rng(devices=[]):  # initial weights are named by the seed, whatever ran before
             torch.manual_seed(key(arguments.seed, "weights"))
-            system = recipe(**{**measured, **user})
+            system = recipe(**options)
         _check_fit(system, splits, settings)
     except (ValueError, TypeError) as error:
         raise UsageError(f"recipe {recipe_name}: {error}") from error

@@ -3,5 +3,6 @@
 from condiff.codecs.identity import Flatten, Identity, Standardize
 from condiff.codecs.lagged import Lagged
 from condiff.codecs.tokens import Levels, VectorQuantized
+from condiff.codecs.vqvae import VQAutoencoder
 
-__all__ = ["Flatten", "Identity", "Lagged", "Levels", "Standardize", "VectorQuantized"]
+__all__ = ["Flatten", "Identity", "Lagged", "Levels", "Standardize", "VQAutoencoder", "VectorQuantized"]

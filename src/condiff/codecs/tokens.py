@@ -57,8 +57,8 @@ class VectorQuantized:
     Raises:
         ValueError: If the sides do not divide, or an entry has another size.
 
-    Source: Gray 1984 (vector quantisation) and Lloyd 1982 for the book; without the network around it that later
-        codecs have (van den Oord et al. 2017), so that it is trained in seconds and lives in a recipe's arguments.
+    Source: Gray 1984 (vector quantisation) and Lloyd 1982 for the book. It is learned in seconds and lives in a
+        recipe's arguments; `VQAutoencoder` has networks around its book.
     """
 
     book: tuple[tuple[float, ...], ...]
@@ -85,41 +85,21 @@ class VectorQuantized:
 
     @classmethod
     def fit(cls, data: Tensor, num: int, patch: int, *, rounds: int = 20, seed: int = 0) -> Self:
-        """Learn a code book of `num` entries from pictures (N, C, H, W) by k-means on at most 100,000 patches.
-
-        It starts at patches drawn with a chance that grows with their distance to those drawn before; an entry that
-        nobody uses any more moves to the patch that is worst off.
-
-        Source: Lloyd 1982; Arthur and Vassilvitskii 2007 (k-means++).
-        """
-        cells = _patches(data.float(), patch).flatten(0, 1)
+        """Learn a code book of `num` entries from pictures (N, C, H, W) by `k_means` on at most 100,000 patches."""
         generator = torch.Generator().manual_seed(seed)
-        cells = cells[torch.randperm(len(cells), generator=generator)[:100_000]]
-        book = cells[:1]
-        far = (cells - book).square().sum(1)
-        for _ in range(min(num, len(cells)) - 1):
-            total = far.sum()
-            chance = far if float(total) > 0.0 else torch.ones_like(far)
-            book = torch.cat([book, cells[torch.multinomial(chance, 1, generator=generator)]])
-            far = torch.minimum(far, (cells - book[-1:]).square().sum(1))
-        for _ in range(rounds):
-            near = _nearest(cells, book)
-            count = torch.bincount(near, minlength=len(book))
-            mean = torch.zeros_like(book).index_add_(0, near, cells) / count.clamp_min(1)[:, None]
-            worst = (cells - book[near]).square().sum(1).topk(len(book)).indices
-            book = torch.where((count > 0)[:, None], mean, cells[worst])
+        book = k_means(_patches(data.float(), patch).flatten(0, 1), num, rounds=rounds, generator=generator)
         rows = tuple(tuple(round(value, 4) for value in row) for row in book.tolist())
         return cls(rows, patch, (data.shape[1], data.shape[2], data.shape[3]))
 
     def encode(self, x: Tensor, cond: Condition | None = None) -> Tensor:
         """Return ids (B, L), int64."""
         cells = _patches(x.float(), self.patch)
-        return _nearest(cells.flatten(0, 1), self._table.to(x.device)).reshape(cells.shape[:2])
+        return nearest(cells.flatten(0, 1), self._table.to(x.device)).reshape(cells.shape[:2])
 
     def decode(self, z: Tensor, cond: Condition | None = None) -> Tensor:
         """Return pictures (B, C, H, W); ids beyond the book (a mask that is left) are its first entry."""
         channels, height, width = self.shape
-        cells = self._table.to(z.device)[torch.where(z < len(self.book), z, 0)]
+        cells = self._table.to(z.device)[torch.where(z < len(self.book), z, 0).long()]
         rows, columns = height // self.patch, width // self.patch
         grid = cells.reshape(len(z), rows, columns, channels, self.patch, self.patch)
         return grid.permute(0, 3, 1, 4, 2, 5).reshape(len(z), channels, height, width)
@@ -137,7 +117,32 @@ def _patches(x: Tensor, patch: int) -> Tensor:
     return grid.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * patch**2)
 
 
-def _nearest(cells: Tensor, book: Tensor) -> Tensor:
+def k_means(cells: Tensor, num: int, *, rounds: int = 20, generator: torch.Generator) -> Tensor:
+    """Return the centres (num, D) of points (N, D), of which 100,000 at most are looked at; fewer points have fewer.
+
+    It starts at points drawn with a chance that grows with their distance to those drawn before; a centre that no point
+    is nearest to any more moves to the point that is worst off.
+
+    Source: Lloyd 1982; Arthur and Vassilvitskii 2007 (k-means++).
+    """
+    cells = cells[torch.randperm(len(cells), generator=generator)[:100_000]]
+    book = cells[:1]
+    far = (cells - book).square().sum(1)
+    for _ in range(min(num, len(cells)) - 1):
+        total = far.sum()
+        chance = far if float(total) > 0.0 else torch.ones_like(far)
+        book = torch.cat([book, cells[torch.multinomial(chance, 1, generator=generator)]])
+        far = torch.minimum(far, (cells - book[-1:]).square().sum(1))
+    for _ in range(rounds):
+        near = nearest(cells, book)
+        count = torch.bincount(near, minlength=len(book))
+        mean = torch.zeros_like(book).index_add_(0, near, cells) / count.clamp_min(1)[:, None]
+        worst = (cells - book[near]).square().sum(1).topk(len(book)).indices
+        book = torch.where((count > 0)[:, None], mean, cells[worst])
+    return book
+
+
+def nearest(cells: Tensor, book: Tensor) -> Tensor:
     """Return the nearest entry of each cell, without a table of differences."""
     half = 0.5 * book.square().sum(1)
     found: Sequence[Tensor] = [(half - part @ book.T).argmin(1) for part in cells.split(65_536)]

@@ -20,6 +20,7 @@ from condiff.objectives.coupled import Coupled
 from condiff.objectives.denoising import Antithetic, Denoising, Dropping, MinSNR, Unpaired, Weight
 from condiff.objectives.distillation import Eulerian, Lagrangian, Semigroup
 from condiff.objectives.embedding import EmbeddingDenoising, SelfConditioned
+from condiff.objectives.importance import ImportanceSampled
 from condiff.objectives.meanflow import MeanFlow
 from condiff.objectives.pseudo import PseudoLabels
 from condiff.objectives.replace import CleanNats, StepBound, StepNats
@@ -47,6 +48,7 @@ __all__ = [
     "Form",
     "Hiding",
     "Hybrid",
+    "ImportanceSampled",
     "InfoNCE",
     "Lagrangian",
     "Listed",

@@ -173,13 +173,16 @@ class TokenLogits(nn.Module):
 
     Args:
         net: Module called as net(x, t, cond) with ids (B, *S); returns logits (B, *S, K).
+        **learned: Modules that learn before or along with it, such as a codec or `LossAware`: saved with the weights.
 
     Source: Gu et al. 2022: normalised in float64, cut at -70.
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, **learned: nn.Module) -> None:
         super().__init__()
         self.net = net
+        for name, module in learned.items():
+            self.add_module(name, module)
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition | None) -> Categorical:
         """Estimate the clean tokens behind ids x (B, *S) at time t."""

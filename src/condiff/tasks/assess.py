@@ -32,11 +32,12 @@ from condiff.evaluate.text import (
     unigram_entropy,
     words_of,
 )
-from condiff.objectives import Dropping, PseudoLabels
+from condiff.objectives import Dropping, PseudoLabels, StepBound
 from condiff.process.blocks import Blockwise
 from condiff.process.embedded import Embedded
 from condiff.process.gaussian import Gaussian
 from condiff.process.interpolant import Interpolant
+from condiff.process.replace import MaskAndReplace
 from condiff.tasks.blocks import rows_in_blocks
 from condiff.tasks.choose import MBR, answer_seeds
 from condiff.tasks.generate import evaluating, sample
@@ -355,6 +356,9 @@ def _assess_text(
     system = evaluating(system)
     talk("measuring the bound on held-out text")
     objective = system.objective.inner if isinstance(system.objective, Dropping) else system.objective
+    steps = 1
+    if isinstance(system.process, MaskAndReplace):  # trained on one step of the bound, and perhaps on more beside it
+        objective, steps = StepBound(system.process, auxiliary=0.0), system.process.num_steps
     rows, cond = test.rows(torch.arange(len(test)))
 
     @torch.no_grad()
@@ -364,7 +368,7 @@ def _assess_text(
             objective(system.denoiser, part, cond.rows(index) if cond.values else None, rng=rng).rows
             for index, part in ((i, data[i]) for i in torch.arange(len(data)).split(64))
         ]
-        return torch.cat(parts)
+        return steps * torch.cat(parts)
 
     draws = bound_draws(loss, rows, seed=seed)
     bound = bits_per_token(draws, seed=seed, unit=f"bits/{alphabet.unit}")

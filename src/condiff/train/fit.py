@@ -35,6 +35,15 @@ class Measuring(Protocol):
         ...
 
 
+@runtime_checkable
+class LearnedCodec(Protocol):
+    """A codec that is trained before the first training step, and is a part of the denoiser, which saves it."""
+
+    def learn(self, batches: Callable[[], Iterable[tuple[Tensor, Condition]]]) -> None:
+        """Train it; `batches` starts a fresh pass over the training rows (B, *S) as they are, with their conditions."""
+        ...
+
+
 def module_of(system: System[Any, Any]) -> nn.Module:
     """Return a system's denoiser as the module it must be to have weights.
 
@@ -223,20 +232,24 @@ def fit(
         raise ValueError(f"{rows.name}: there are no examples to train on")
     _check_shape(system, rows)
     progress = progress or Progress.begin(system, settings, crew.device)
-    if progress.step == 0:
-        _measure(system, rows, progress, crew.device)
     return _steps(system, rows, settings, seed, progress, crew)
 
 
 def _measure(system: System[Any, Any], rows: Dataset, progress: Progress, device: torch.device) -> None:
-    """Let the modules that want it measure the training rows; every worker finds the same."""
+    """Train a learned codec, then let the modules that want it measure the rows; every worker finds the same."""
 
-    def batches() -> Iterator[tuple[Tensor, Condition]]:
+    def plain() -> Iterator[tuple[Tensor, Condition]]:
         for index in torch.split(torch.arange(len(rows)), 1024):
             data, cond = rows.rows(index)
-            cond = cond.to(device)
-            yield system.codec.encode(data.to(device), cond), cond
+            yield data.to(device), cond.to(device)
 
+    def batches() -> Iterator[tuple[Tensor, Condition]]:
+        for data, cond in plain():
+            yield system.codec.encode(data, cond), cond
+
+    if isinstance(system.codec, LearnedCodec):
+        system.codec.learn(plain)
+        progress.average.load_state_dict(module_of(system).state_dict())
     for root in (module_of(progress.system), progress.average):
         for module in root.modules():
             if isinstance(module, Measuring):
@@ -247,6 +260,8 @@ def _steps(
     system: System[Any, Any], rows: Dataset, settings: Training, seed: int, progress: Progress, crew: Workers
 ) -> Iterator[Report]:
     denoiser = module_of(progress.system)
+    if progress.step == 0:  # not at the call: a run that goes on is given its progress between the two
+        _measure(system, rows, progress, crew.device)
     module, optimizer = crew.prepare(denoiser, progress.optimizer)
     progress._shards = crew.shards(progress.average, denoiser)
     trained = [p for p in denoiser.parameters() if p.requires_grad]

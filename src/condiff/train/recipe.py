@@ -24,19 +24,26 @@ class Recipe:
         name: The name users type.
         build: The function itself.
         data: Name of the data it is trained on by default; "" if the user must bring some.
-        measure: Reads the arguments that data decide (shape, classes, statistics) off the splits.
+        measure: Reads the arguments that data decide (shape, classes, statistics) off the splits; see `measured`.
         training: Default training settings.
         columns: Options whose values name conditions that the data must have; columns of a table are read as such.
         reads: Options of `read` that its data are read with unless the user says otherwise.
+        told: Options that `measure` wants to know, as keyword arguments, where they are given.
     """
 
     name: str
     build: Callable[..., System[Any, Any]]
     data: str
-    measure: Callable[[Splits], Mapping[str, Any]]
+    measure: Callable[..., Mapping[str, Any]]
     training: Training
     columns: tuple[str, ...] = ()
     reads: Mapping[str, Any] = field(default_factory=dict)
+    told: tuple[str, ...] = ()
+
+    def measured(self, splits: Splits, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Return the arguments for data: what the splits decide, and over it the options that are given."""
+        told = {name: options[name] for name in self.told if name in options}
+        return {**self.measure(splits, **told), **options}
 
     @property
     def summary(self) -> str:
@@ -66,10 +73,11 @@ class Recipe:
 def recipe(
     *,
     data: str = "",
-    measure: Callable[[Splits], Mapping[str, Any]] | None = None,
+    measure: Callable[..., Mapping[str, Any]] | None = None,
     training: Training | None = None,
     columns: tuple[str, ...] = (),
     reads: Mapping[str, Any] | None = None,
+    told: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., System[Any, Any]]], Recipe]:
     """Turn a function of keyword arguments into a recipe of its name.
 
@@ -79,6 +87,7 @@ def recipe(
         training: Default training settings.
         columns: Options whose values name conditions that the data must have.
         reads: Options of `read` that its data are read with unless the user says otherwise.
+        told: Options that `measure` wants to know, as keyword arguments, where they are given.
     """
 
     def wrap(build: Callable[..., System[Any, Any]]) -> Recipe:
@@ -90,6 +99,7 @@ def recipe(
             training or Training(),
             columns,
             reads or {},
+            told,
         )
 
     return wrap

@@ -23,7 +23,7 @@ from condiff.core.system import System
 from condiff.data.batch import Dataset, Splits
 from condiff.train import checkpoint
 from condiff.train.curve import write_picture
-from condiff.train.fit import Progress, Report, fit, module_of
+from condiff.train.fit import LearnedCodec, Progress, Report, fit, module_of
 from condiff.train.record import Log, Talk
 from condiff.train.settings import Training
 from condiff.train.trackers import Tracker, tracker
@@ -147,6 +147,8 @@ def train(
             stack.callback(service.close)
         stack.callback(talk.end)
         interrupted = stack.enter_context(_interrupts())
+        if progress.step == 0 and isinstance(system.codec, LearnedCodec):
+            talk.say("training the codec first")
         for report in reports:
             step = report.step
             done = step == settings.steps or 0 < settings.seconds <= progress.seconds
