@@ -9,7 +9,10 @@ import unicodedata
 
 import pytest
 import torch
+from PIL import Image
 
+import condiff
+from condiff.cli.made import conditions_for
 from condiff.cli.main import main
 from condiff.tasks.text import write
 
@@ -257,6 +260,25 @@ def test_a_solver_that_a_step_refuses_is_wrong_usage(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "--solver ddpm: mask-and-replace redraws nothing" in error
     assert error.count("\n") == 1
+
+
+def test_a_picture_is_told_in_words(tmp_path, capsys):
+    """The condition of `phrases` is 64 numbers that are a picture: a file of one is given as it is."""
+    run = tmp_path / "run"
+    words = ["train", "cdcd", "--data", "phrases", "--out", str(run), "--steps", "1", "--batch-size", "4"]
+    assert main([*words, "--width", "32"]) == 0
+    capsys.readouterr()
+    Image.new("L", (28, 28), 255).save(tmp_path / "7.png")
+    system, file = condiff.load(run), str(tmp_path / "7.png")
+    assert conditions_for(system, {"picture": [file, file]}, range(2))["picture"] == [[1.0] * 64] * 2
+    assert conditions_for(system, {"picture": ["-0.5"] * 64}, range(2))["picture"] == [[-0.5] * 64]
+    for told in (file, ",".join(["1.0"] * 64)):
+        assert main(["sample", str(run), "-n", "2", "--cond", f"picture={told}", "--steps", "2", "--json"]) == 0
+        assert len(json.loads(capsys.readouterr().out)["texts"]) == 2
+    assert main(["sample", str(run), "-n", "1", "--cond", "picture=nowhere.png"]) == 2
+    assert "no picture at nowhere.png" in capsys.readouterr().err
+    assert main(["sample", str(run), "-n", "1", "--cond", "picture=1,2"]) == 2
+    assert "has 64 numbers, got 2" in capsys.readouterr().err
 
 
 def test_the_bound_of_mask_and_replace_is_that_of_all_steps_without_the_contrast(tmp_path, capsys):

@@ -12,6 +12,7 @@ import torch
 
 from condiff.data import corpus, read
 from condiff.data.digits import digits, digits8, shrink
+from condiff.data.phrases import WORDS, phrases
 from condiff.data.poses import JOINTS, PARENTS, clips, mocap, positions
 from condiff.data.resource import NAMES, content
 from condiff.data.series import hours, traffic
@@ -94,6 +95,27 @@ def test_verses_are_pairs_and_no_book_is_in_two_parts() -> None:
         for verse in table()
         if verse.book not in TEST_BOOKS | VALIDATION_BOOKS and any(map(str.isalpha, verse.bbe))
     )
+
+
+def test_phrases_name_the_digit_beside_them_and_share_no_book() -> None:
+    splits, pictures = phrases(), digits8()
+    seen = []
+    for part, whole in zip(
+        (splits.train, splits.validation, splits.test),
+        (pictures.train, pictures.validation, pictures.test), strict=True,
+    ):  # fmt: skip
+        labels = whole.conditions["label"]
+        assert len(part) == int((labels > 0).sum())
+        assert torch.equal(part.conditions["picture"], whole.data[labels > 0].flatten(1))
+        texts = [corpus.text(row) for row in part.data.numpy()]
+        assert [WORDS.index(text.partition(" ")[0]) + 1 for text in texts] == labels[labels > 0].tolist()
+        assert all(len(text) <= 16 for text in texts)
+        seen.append(set(texts))
+    assert len(seen[0]) > 500
+    verse = next(verse.kjv.lower() for verse in table() if verse.book in TEST_BOOKS and " two " in verse.kjv)
+    assert verse[verse.index("two ") :][:16] in seen[2]
+    with pytest.raises(ValueError, match="at least 1"):
+        phrases(0)
 
 
 def test_passages_are_the_running_text() -> None:

@@ -231,7 +231,7 @@ def test_empty_and_strange_folders(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "kind", "count"),
-    [("digits", "images", 10000), ("digits8", "images", 10000), ("traffic", "series", 17520), ("verses", "text", 31039), ("mocap", "poses", 1620),
+    [("digits", "images", 10000), ("digits8", "images", 10000), ("traffic", "series", 17520), ("verses", "text", 31039), ("mocap", "poses", 1620), ("phrases", "text", 8999),
      ("mni152", "volumes", 98)],
 )  # fmt: skip
 def test_bundled_sets(name: str, kind: str, count: int) -> None:

@@ -19,8 +19,7 @@ from condiff.core.condition import Condition
 from condiff.core.rng import SharedRng
 from condiff.core.system import System
 from condiff.data import Dataset, Splits, corpus, read
-from condiff.data.splits import book_part
-from condiff.data.verses import table
+from condiff.data.phrases import WORDS
 from condiff.evaluate import judge, judge8
 from condiff.objectives import StepBound
 from condiff.process import Stratified, UniformTime
@@ -43,8 +42,6 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 }
 """Ways of training. Tokens are masked and never replaced, but where it is said."""
 BEST = "InfoNCE, rows"
-WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-PHRASE = 16
 
 
 @final
@@ -210,54 +207,18 @@ def _patches(steps: int, seed: int, out: Path | None, talk: Talk) -> list[Row]:
     return rows
 
 
-def named_digits() -> Splits:
-    """Pair real pictures of 1 to 9 with phrases of the King James Version that begin with that number.
-
-    Returns: Data (N, 16) byte tokens; condition "digit", the picture as 64 numbers; label of the picture beside it in
-        meta. No book is in two parts, and no picture.
-    """
-    digits = read("digits8")
-    phrases: list[dict[int, list[str]]] = [{k: [] for k in range(1, 10)} for _ in range(3)]
-    pattern = re.compile(r"\b(" + "|".join(WORDS) + r")\b .*")
-    for verse in table():
-        for match in pattern.finditer(verse.kjv.lower()):
-            phrases[book_part(verse.book)][WORDS.index(match[1]) + 1].append(match[0][:PHRASE])
-    parts = []
-    for code, part in enumerate((digits.train, digits.validation, digits.test)):
-        kept = part.where((part.conditions["label"] > 0).nonzero()[:, 0])
-        labels = kept.conditions["label"].tolist()
-        lists = phrases[code]
-        texts = tuple(lists[k][i % len(lists[k])] for i, k in enumerate(labels))
-        data, _ = corpus.padded(texts, PHRASE)
-        meta: dict[str, object] = {
-            "source": "digits8 and kjv", "tokens": "utf-8 bytes", "length": PHRASE, "vocabulary": corpus.VOCABULARY,
-            "pad": corpus.PAD, "conditions": {"digit": {"kind": "vector"}}, "classes": labels,
-        }  # fmt: skip
-        present = {"digit": torch.ones(len(labels), dtype=torch.bool)}
-        parts.append(
-            Dataset(
-                torch.from_numpy(data),
-                {"digit": kept.data.flatten(1)},
-                present,
-                name="named digits",
-                kind="text",
-                meta=meta,
-            )
-        )
-    return Splits(*parts)
-
-
 def _sentences(steps: int, seed: int, out: Path | None, talk: Talk) -> list[Row]:
     """Pictures of digits to phrases that begin with their number, with and without contrast, one seed."""
-    splits, rows, num = named_digits(), [], 300
+    splits, rows, num = read("phrases"), [], 300
     test = splits.test
-    classes = list(test.meta["classes"])[:num]  # type: ignore[call-overload]
+    texts = [corpus.text(row.numpy()) for row in test.data[:num]]
+    classes = [WORDS.index(text.partition(" ")[0]) + 1 for text in texts]
     lines = []
     for name in ("base", BEST):
         settings = replace(cdcd.training, steps=2 * steps, batch_size=64, learning_rate=2e-3)
         system = trained(cdcd, splits, seed=seed, talk=lambda text: None, settings=settings, **VARIANTS[name])
         for count in (16, 8):
-            cond = Condition({"digit": test.conditions["digit"][:num]}, {"digit": test.present["digit"][:num]})
+            cond = Condition({"picture": test.conditions["picture"][:num]}, {"picture": test.present["picture"][:num]})
             made, _ = drawn(system, num, seed=seed, num_steps=count, cond=cond)
             texts = [corpus.text(row.numpy()) for row in made]
             right = [re.match(rf"{WORDS[k - 1]}\b", text) is not None for k, text in zip(classes, texts, strict=True)]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from condiff.core.condition import Condition, Picture, TokenIds, Vector
 from condiff.core.system import System
-from condiff.data import images
+from condiff.data import files, images
 from condiff.tasks.generate import condition_of
 from condiff.tasks.pictures import columns_for, content_of, mosaic, npz_bytes, picture, pixels, png_bytes, recipe_in
 from condiff.tasks.tokens import alphabet_of, counted, ids
@@ -46,7 +46,13 @@ def conditions_for(system: System[Any, Any], given: Mapping[str, Sequence[str]] 
     for name, texts in given.items():
         match system.schema.get(name):
             case Vector(size=size):
-                plain[name] = _vectors(name, texts, size)
+                # Data may say that its numbers are the pixels of a picture: a file of one can then be given.
+                shape = system.data.get("meta", {}).get("conditions", {}).get(name, {}).get("picture")
+                if shape is not None and all(Path(text).suffix.lower() in files.IMAGES for text in texts):
+                    drawn = [_pixels(text, shape[0], tuple(shape[1:])) for text in texts]
+                    plain[name] = [one.flatten().tolist() for one in drawn]
+                else:
+                    plain[name] = _vectors(name, texts, size)
             case TokenIds(length=length):
                 rich[name] = _tokens(system, name, ",".join(texts), length)
             case Picture(channels=channels):

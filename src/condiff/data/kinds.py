@@ -9,8 +9,8 @@ from pathlib import Path
 from condiff.data import arrays, files, images, resource, tables
 
 BUNDLED = {
-    "digits": "images", "digits8": "images", "kjv": "text", "mni152": "volumes", "mocap": "poses", "traffic": "series",
-    "verses": "text",
+    "digits": "images", "digits8": "images", "kjv": "text", "mni152": "volumes", "mocap": "poses", "phrases": "text",
+    "traffic": "series", "verses": "text",
 }  # fmt: skip
 
 

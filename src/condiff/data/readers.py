@@ -47,8 +47,8 @@ def read(
     """Read a folder of images or text, a CSV, NPZ or text file, or a bundled set by its name.
 
     Args:
-        path: Folder, file, or one of "digits", "digits8", "kjv", "mni152", "mocap", "traffic", "verses" (write
-            `./digits` for your own folder).
+        path: Folder, file, or one of "digits", "digits8", "kjv", "mni152", "mocap", "phrases", "traffic", "verses"
+            (write `./digits` for your own folder).
         resolution: Side in pixels that images are cut and resized to; None keeps images that are all of one size and
             brings mixed ones to one square.
         channels: 1 for grey, 3 for colour; None takes grey if every image is grey.
@@ -256,6 +256,10 @@ def _bundled(name: str, length: int | None, stride: int | None, tokens: Alphabet
         from condiff.data.series import traffic
 
         return traffic(length or 192, stride or 24)
+    if name == "phrases":
+        from condiff.data.phrases import LENGTH, phrases
+
+        return phrases(length or LENGTH, tokens)
     if name == "kjv":
         from condiff.data.verses import passages
 

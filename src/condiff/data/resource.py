@@ -8,7 +8,7 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-NAMES = ("digits", "digits8", "kjv", "mni152", "mocap", "traffic", "verses")
+NAMES = ("digits", "digits8", "kjv", "mni152", "mocap", "phrases", "traffic", "verses")
 """Names of the bundled sets that `read` accepts in place of a path."""
 
 

@@ -4,6 +4,7 @@ The rule for every set, fixed once so that numbers can be compared over time:
 
 - **digits**, **digits8**: rows 0 to 7,999 train, 8,000 to 8,999 validation, 9,000 to 9,999 test (the file was shuffled
   once).
+- **phrases**: the rows of the digits, and the books of the verses.
 - **verses**: whole books. Test: Joshua, Ruth, Amos, Mark, Galatians, James. Validation: Judges, Jonah, Colossians, 1
 John.
 - **traffic**: time. First 80 % of the hours train, next 10 % validation, last 10 % test; no window crosses a border.
