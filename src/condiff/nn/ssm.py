@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -113,8 +113,10 @@ def diagonal_kernel(w: Tensor, c: Tensor, dt: Tensor, length: int) -> Tensor:
     size, angle = torch.exp(rate.real[..., None] * steps), rate.imag[..., None] * steps
     out = c * torch.expm1(rate) / w
     # Re(out e^{i angle}) in real numbers: their exponentials and products are vectorised, complex ones are not.
-    real = torch.einsum("...hn,hnl->...hl", out.real, size * torch.cos(angle))
-    return 2.0 * (real - torch.einsum("...hn,hnl->...hl", out.imag, size * torch.sin(angle)))
+    # Halves of complex numbers lie apart, which batched products take one by one; laid together they are taken at once.
+    real, imag = out.real.contiguous(), out.imag.contiguous()
+    even = torch.einsum("...hn,hnl->...hl", real, size * torch.cos(angle))
+    return 2.0 * (even - torch.einsum("...hn,hnl->...hl", imag, size * torch.sin(angle)))
 
 
 def two_sided(u: Tensor, ahead: Tensor, back: Tensor) -> Tensor:
@@ -126,10 +128,59 @@ def two_sided(u: Tensor, ahead: Tensor, back: Tensor) -> Tensor:
 
     Returns: (B, H, L), by Fourier transforms of length 2 L.
     """
-    length = u.shape[-1]
-    kernel = torch.cat([ahead, back.flip(-1)], -1)
-    spectrum = torch.fft.rfft(u, n=2 * length) * torch.fft.rfft(kernel, n=2 * length)
-    out: Tensor = torch.fft.irfft(spectrum, n=2 * length)[..., :length]
+    out: Tensor = _Circular.apply(u, torch.cat([ahead, back.flip(-1)], -1))  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Circular(torch.autograd.Function):
+    """Convolve sequences (B, H, L) with kernels (H, 2 L) that go round, and keep the first L steps.
+
+    Its gradients are correlations, which are transforms of real numbers too. Left to itself the gradient of `rfft` is
+    a complex transform of the whole length, which takes twice as long as everything else here.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(u: Tensor, kernel: Tensor) -> Tensor:
+        """Return (B, H, L)."""
+        return _through(u, kernel.shape[-1], torch.fft.rfft(kernel))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401 - torch's own
+        """Keep the inputs: what is made of them can be differentiated again."""
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # noqa: ANN401 - torch's own
+        """Return the gradients of those inputs that need one."""
+        u, kernel = ctx.saved_tensors
+        n = kernel.shape[-1]
+        down = up = None
+        change = torch.fft.rfft(grad, n=n)
+        if ctx.needs_input_grad[1]:
+            up = torch.fft.irfft(torch.linalg.vecdot(torch.fft.rfft(u, n=n), change, dim=0), n=n)
+        if ctx.needs_input_grad[0]:
+            down = torch.fft.irfft(change * torch.fft.rfft(kernel).conj(), n=n)[..., : u.shape[-1]]
+        return down, up
+
+    @staticmethod
+    def jvp(ctx: Any, du: Tensor | None, dkernel: Tensor | None) -> Tensor:  # noqa: ANN401 - torch's own
+        """Return the change of the output: it is linear in both."""
+        u, kernel = ctx.saved_tensors
+        n = kernel.shape[-1]
+        parts = []
+        if du is not None:
+            parts.append(_through(du, n, torch.fft.rfft(kernel)))
+        if dkernel is not None:
+            parts.append(_through(u, n, torch.fft.rfft(dkernel)))
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+
+def _through(u: Tensor, n: int, spectrum: Tensor) -> Tensor:
+    """Return the first L steps of sequences (B, H, L), filled up to n by zeros, times a spectrum."""
+    out: Tensor = torch.fft.irfft(torch.fft.rfft(u, n=n) * spectrum, n=n)[..., : u.shape[-1]]
     return out
 
 
