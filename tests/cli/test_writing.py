@@ -491,9 +491,11 @@ def test_pieces_in_gaps_are_explained(other, tmp_path, capsys):
 
 def test_a_run_goes_on_with_the_tokens_it_has(run, capsys):
     words = ["train", str(run.parent / "my.txt"), "--out", str(run), "--resume", *FAST]
-    assert main([*words, "--length", "32", "--tokens", "characters"]) == 1
+    assert main([*words, "--length", "32", "--tokens", "characters"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "was trained with about.meta.pad = 256, not 2" in error
+    assert "was trained with vocabulary = 257, not " in error
+    assert main([*words, "--length", "16"]) == 2
+    assert "was trained with length = 32, not 16; resume with the same" in capsys.readouterr().err
     assert main([*words, "--length", "32"]) == 0
 
 

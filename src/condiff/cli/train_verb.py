@@ -121,6 +121,7 @@ def run(words: list[str]) -> int:
     from condiff.tasks.pictures import draw
     from condiff.train import train
     from condiff.train.fit import module_of
+    from condiff.train.run import OtherRunError
 
     recipe = find(recipe_name)
     data = arguments.data or implied or recipe.data
@@ -162,18 +163,21 @@ def run(words: list[str]) -> int:
         say(f"{cut:,} texts are longer than {shape} and are cut; a larger --length keeps them")
     command = "condiff train " + shlex.join(words)
     trackers = [name for name in arguments.report_to.split(",") if name]
-    train(
-        system,
-        splits,
-        out=run_folder,
-        settings=settings,
-        seed=arguments.seed,
-        resume=arguments.resume,
-        pictures=lambda averaged, step: draw(averaged, splits.validation),
-        report_to=trackers,
-        command=command,
-        device=device,
-    )
+    try:
+        train(
+            system,
+            splits,
+            out=run_folder,
+            settings=settings,
+            seed=arguments.seed,
+            resume=arguments.resume,
+            pictures=lambda averaged, step: draw(averaged, splits.validation),
+            report_to=trackers,
+            command=command,
+            device=device,
+        )
+    except OtherRunError as error:
+        raise UsageError(str(error)) from error
     if not lead():
         return 0
     write_report(run_folder)

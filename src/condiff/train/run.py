@@ -62,6 +62,10 @@ def held_out_loss(
     return total / count
 
 
+class OtherRunError(ValueError):
+    """A run cannot be gone on with as asked: it was begun with another recipe, seed, data or settings."""
+
+
 def train(
     system: System[Any, Any],
     splits: Splits,
@@ -95,7 +99,7 @@ def train(
 
     Raises:
         FileExistsError: If `out` holds a run and `resume` is false, or holds something else than a run.
-        ValueError: If a resumed run differs in recipe, arguments, data, seed or settings other than its length.
+        OtherRunError: If a resumed run differs in recipe, arguments, data, seed or settings other than its length.
         KeyboardInterrupt: After Ctrl-C or SIGTERM, with a checkpoint written.
     """
     crew = workers(device)
@@ -255,15 +259,16 @@ def _same_run(
     wanted = {"recipe": header["recipe"], "seed": seed, **header["arguments"], **asdict(settings)}
     had = {"recipe": state["recipe"], "seed": state["seed"], **state["arguments"], **state["settings"]}
     wanted = json.loads(json.dumps(wanted))
-    for name in sorted(wanted.keys() | had.keys()):
+    # What describes the data comes last: the arguments that follow from it are what a user knows by name.
+    for name in sorted(wanted.keys() | had.keys(), key=lambda name: (name == "about", name)):
         if name not in _MAY_CHANGE and wanted.get(name) != had.get(name):
             where, then, now = _first_difference(name, had.get(name), wanted.get(name))
-            raise ValueError(
+            raise OtherRunError(
                 f"{run} was trained with {where} = {_brief(then)}, not {_brief(now)}; "
                 "resume with the same, or start another run with --out"
             )
     if state.get("fingerprint", sample) != sample:
-        raise ValueError(
+        raise OtherRunError(
             f"{run} was trained on other data than these; resume with the same, or start another run with --out"
         )
 
