@@ -360,3 +360,53 @@ def test_a_run_that_guides_itself_takes_a_scale_and_makes_windows(folder, capsys
     ):
         assert main(words.split()) == 2
         assert said in capsys.readouterr().err
+
+
+def test_solvers_of_a_run_are_compared_on_the_validation_part(folder, capsys):
+    assert main("bench solvers run --solvers ddim,heun --calls 3,7 -n 10 --json".split()) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == json.loads((folder / "run" / "bench_solvers.json").read_text())
+    assert [(row["solver"], row["calls"], row["scale"]) for row in told["rows"]] == [
+        ("ddim", 3, None), ("ddim", 7, None), ("heun", 3, None), ("heun", 7, None)
+    ]  # fmt: skip
+    losses = [row["weighted_quantile_loss"]["value"] for row in told["rows"]]
+    assert told["split"] == "validation"
+    chosen = told["recommendation"]
+    picked = [row for row in told["rows"] if (row["solver"], row["calls"]) == (chosen["solver"], chosen["calls"])]
+    assert picked[0]["weighted_quantile_loss"]["value"] <= 1.02 * min(losses)
+    # What is recommended can be asked for.
+    words = f"forecast run --steps {chosen['steps']} --solver {chosen['solver']} -n 4 --out b.csv"
+    assert main(words.split()) == 0
+    capsys.readouterr()
+
+
+def test_scales_of_a_run_that_guides_itself_are_compared(folder, capsys):
+    words = (
+        "train tsdiff --data sales.csv --horizon 5 --lags 7 --out pulled --steps 2 --batch-size 8 --width 8 --blocks 1"
+    )
+    assert main(words.split()) == 0
+    capsys.readouterr()
+    assert main("bench solvers pulled --calls 3 --scales 2,8 -n 10 --json".split()) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(row["calls"], row["scale"]) for row in told["rows"]] == [(3, 2.0), (3, 8.0)]
+    assert told["recommendation"]["solver"] is None
+    assert told["recommendation"]["guidance_scale"] in (2.0, 8.0)
+    found = {}
+    for scale in ("0", "8"):
+        assert main(f"eval pulled --steps 3 --guidance-scale {scale} --quick -n 10 --json".split()) == 0
+        found[scale] = json.loads(capsys.readouterr().out)
+        assert (found[scale]["num_steps"], found[scale]["guidance_scale"]) == (3, float(scale))
+    assert found["0"]["metrics"][0]["value"] != found["8"]["metrics"][0]["value"]
+    for wrong, said in (
+        ("eval run --guidance-scale 2", "does not guide itself"),
+        ("bench solvers pulled --solvers ddim", "leave --solvers out"),
+        ("bench solvers pulled --scales 2 --guidance-scale 2", "give one of them"),
+        ("bench solvers pulled --fine 50", "--fine cannot be used"),
+        ("bench solvers pulled --top-p 0.5", "--top-p cannot be used"),
+        ("bench solvers run --scales 2", "leave --scales out"),
+        ("bench solvers run --calls 1 --solvers ddim", "two steps"),
+    ):
+        assert main(wrong.split()) == 2
+        err = capsys.readouterr().err
+        assert said in err
+        assert err.count("\n") == 1

@@ -145,6 +145,14 @@ def test_eval_quick_says_what_it_measured(run, capsys):
     assert json.loads((run / "eval.json").read_text())["metrics"]
 
 
+def test_eval_takes_steps_and_a_guidance_scale(run, capsys):
+    kept = answer(capsys, "eval", str(run), "--quick", "-n", "40")
+    facts = answer(capsys, "eval", str(run), "--quick", "-n", "40", "--steps", "3", "--guidance-scale", "5")
+    assert (facts["num_steps"], facts["guidance_scale"]) == (3, 5.0)
+    assert (kept["num_steps"], kept["guidance_scale"]) != (3, 5.0)
+    assert [metric["value"] for metric in facts["metrics"]] != [metric["value"] for metric in kept["metrics"]]
+
+
 def test_resume_goes_on_and_is_bit_equal(run, trained, tmp_path):
     long = tmp_path / "long"
     options = [*TINY[2:], "--checkpoint-every", "3", "--decay", "0"]

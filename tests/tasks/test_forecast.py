@@ -34,6 +34,7 @@ from condiff.tasks.forecast import (
     held_out,
     row_bytes,
     rows_within,
+    select,
     window_of,
 )
 
@@ -229,6 +230,29 @@ def test_forecasters_meet_on_the_same_windows(system):
     first = {name: found[0] for name, found in scores.items()}
     assert torch.equal(first["model"].bottom, first["naive"].bottom)
     assert first["naive"].value < first["model"].value  # a network of random weights knows nothing
+
+
+class Failing:
+    """Forecasts nothing finite."""
+
+    paths = True
+
+    def __call__(self, tracks, horizon, *, num_samples, seed):
+        raise RuntimeError("some draws are not finite")
+
+
+def test_the_forecaster_of_least_loss_is_selected(system):
+    tracks = tracks_of(wavy(), wavy(90, 1))
+    test = backtest(tracks, 5, held_out(tracks, window_of(system)))
+    tried = {"failing": Failing(), "wrong season": SeasonalNaive(4), "season": SeasonalNaive(7)}
+    best, losses = select(tried, test, num_samples=3)
+    assert best == "season"
+    assert list(losses) == ["wrong season", "season"]
+    assert losses["season"].value < losses["wrong season"].value
+    with pytest.raises(RuntimeError, match="none of failing"):
+        select({"failing": Failing()}, test, num_samples=3)
+    with pytest.raises(ValueError, match="no forecaster"):
+        select({}, test)
 
 
 def test_seasonal_naive_repeats_the_last_season():

@@ -15,12 +15,18 @@ from condiff.cli.output import emit, say, table
 from condiff.cli.parser import Parser, natural, number, positive, step_count
 
 KINDS = {"solvers": "quality against network calls for every solver, with a recommendation"}
+SAMPLES = 256
+DRAWS = 16
 FEWEST = 10
 """Fewer samples than this have no interval worth the name."""
 
 
 def _list_of_calls(text: str) -> tuple[int, ...]:
     return tuple(sorted({step_count(part) for part in text.split(",")}))
+
+
+def _list_of_scales(text: str) -> tuple[float, ...]:
+    return tuple(sorted({number(part) for part in text.split(",")}))
 
 
 def _parser() -> Parser:
@@ -31,8 +37,9 @@ def _parser() -> Parser:
         "Every solver that suits the system gets the same numbers of network calls. A deterministic one is judged by\n"
         "the distance of its samples to a fine solution from the same noise, and every one by the Frechet distance\n"
         "to held-out data. Text is judged by the share of its words that the training text has and its perplexity\n"
-        "under runs of bytes counted there, never without its entropy. The table, bench_solvers.json and, with the\n"
-        "extra [plot], bench_solvers.png go into RUN.",
+        "under runs of bytes counted there, never without its entropy. Forecasts are judged by their loss on the\n"
+        "validation part of the series. The table, bench_solvers.json and, with the extra [plot], bench_solvers.png\n"
+        "go into RUN.",
     )
     parser.add_argument("kind", metavar="KIND", help="what to compare: solvers")
     parser.add_argument("run", metavar="RUN", nargs="?", help="run folder, checkpoint folder or .safetensors file")
@@ -51,11 +58,16 @@ def _parser() -> Parser:
     parser.add_argument(
         "--top-p", type=number, metavar="P", help="text: mass of the likeliest tokens that solver own keeps [the run's]"
     )
-    parser.add_argument("-n", "--num-samples", type=positive, default=256, help="samples for each number [256]")
-    parser.add_argument("--fine", type=step_count, default=200, help="steps of the fine solution [200]")
+    parser.add_argument(
+        "--scales", type=_list_of_scales, help="guidance scales of a system that guides itself, such as 4,16,64"
+    )
+    parser.add_argument(
+        "-n", "--num-samples", type=positive, help="samples for each number [256]; draws of a window of series [16]"
+    )
+    parser.add_argument("--fine", type=step_count, help="steps of the fine solution [200]")
     parser.add_argument("--data", metavar="NAME_OR_PATH", help="held-out data [what RUN was trained on]")
     parser.add_argument("--guidance-scale", type=number, help="1 is none [the system's]")
-    parser.add_argument("--batch-size", type=positive, default=128, help="samples at a time [128]")
+    parser.add_argument("--batch-size", type=positive, help="samples at a time [128]")
     parser.add_argument("--seed", type=natural, default=0, help="names the noise and the intervals [0]")
     parser.add_argument("--out", metavar="DIR", help="folder for table and chart [RUN, or bench]")
     parser.add_argument("--device", default="cpu", help="where to compute [cpu]")
@@ -81,9 +93,9 @@ def _read(words: list[str]) -> argparse.Namespace:
     for flag, value in (("--data", arguments.data), ("--guidance-scale", arguments.guidance_scale)):
         if arguments.exact and value is not None:
             raise UsageError(f"{flag} cannot be used with --exact: its targets have data of their own and no condition")
-    if arguments.num_samples < FEWEST:
+    if arguments.num_samples is not None and arguments.num_samples < FEWEST:
         raise UsageError(f"-n {arguments.num_samples} is too few: intervals need {FEWEST} samples or more")
-    if arguments.fine < 20:
+    if arguments.fine is not None and arguments.fine < 20:
         raise UsageError(f"--fine {arguments.fine} is too few to call fine; use 20 or more, 200 is the default")
     return arguments
 
@@ -109,8 +121,18 @@ def run(words: list[str]) -> int:
         from condiff.cli.sample_verb import opened
 
         system = opened(arguments.run, arguments.device)
-        if system.data.get("kind") == "text":
-            return _text(arguments, system, names, out, started)
+        if system.data.get("kind") == "series" and "window" in system.data.get("meta", {}):
+            return _series(arguments, system, names, out, started)
+    if arguments.scales is not None:
+        raise UsageError("--scales are for runs of series that guide themselves; --guidance-scale sets one")
+    arguments.num_samples, arguments.batch_size = arguments.num_samples or SAMPLES, arguments.batch_size or 128
+    if not arguments.exact and system.data.get("kind") == "text":
+        if arguments.fine is not None:
+            raise UsageError(
+                "--fine cannot be used with a run that writes text: nothing is solved finely; leave it out"
+            )
+        return _text(arguments, system, names, out, started)
+    arguments.fine = arguments.fine or 200
     for flag, value in (("--blocks", arguments.blocks), ("--top-p", arguments.top_p)):
         if value is not None:
             raise UsageError(f"{flag} is for runs that write text")
@@ -208,6 +230,81 @@ def _text(
         print(table(rows, heads))
         print(f"\nrecommended: {why}")
     say(f"{facts['seconds']:.0f} s; written to {out / 'bench_solvers.json'}")
+    return 0
+
+
+def _series(
+    arguments: argparse.Namespace,
+    system: Any,  # noqa: ANN401 - a System
+    names: list[str] | None,
+    out: Path,
+    started: float,
+) -> int:
+    """Compare numbers of calls of a system that forecasts, or scales where it guides itself, by its loss."""
+    from condiff.cli.forecasting import series_for
+    from condiff.tasks.compare_series import fewest_calls, series_quality
+    from condiff.train.checkpoint import write_atomically
+
+    for flag in ("blocks", "top_p", "fine", "batch_size"):
+        if getattr(arguments, flag) is not None:
+            raise UsageError(f"--{flag.replace('_', '-')} cannot be used with a run that forecasts; leave it out")
+    if arguments.guidance_scale is not None and arguments.scales is not None:
+        raise UsageError("--guidance-scale and --scales both say how strongly to guide; give one of them")
+    scales = arguments.scales if arguments.guidance_scale is None else (arguments.guidance_scale,)
+    tracks, name = series_for(system, arguments.data)
+    with usage():
+        points, windows = series_quality(
+            system,
+            tracks,
+            calls=arguments.calls,
+            solvers=names,
+            scales=scales,
+            num_samples=arguments.num_samples or DRAWS,
+            seed=arguments.seed,
+            talk=say,
+        )
+    chosen = fewest_calls(points)
+    least = min(point.score.value for point in points)
+    asked = {"solver": None if chosen.scale is not None else chosen.solver, "steps": chosen.steps}
+    scale = "" if chosen.scale is None else f" at guidance scale {chosen.scale:g}"
+    why = (
+        f"{chosen.solver} with {chosen.calls} calls a draw{scale}: loss {chosen.score.value:.4g}, the least {least:.4g}"
+    )
+    facts = {
+        "kind": "solvers",
+        "run": arguments.run,
+        "data": name,
+        "split": "validation",
+        "windows": len(windows),
+        "n": arguments.num_samples or DRAWS,
+        "seed": arguments.seed,
+        "rows": [point.to_json() for point in points],
+        "recommendation": {**asked, "guidance_scale": chosen.scale, "calls": chosen.calls, "why": why},
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    write_atomically(out / "bench_solvers.json", json.dumps(facts, indent=1).encode())
+    if arguments.json:
+        emit(facts)
+    else:
+        inner = ("guidance scale",) if chosen.scale is not None else ()
+        rows = [
+            [
+                p.solver,
+                str(p.calls),
+                *(f"{p.scale:g}" for _ in inner),
+                f"{p.loss.value:.4g}",
+                "{:.4g} to {:.4g}".format(*p.loss.interval),
+                f"{p.cover.value:.0%}",
+            ]
+            for p in points
+        ]
+        heads = ("solver", "calls a draw", *inner, "weighted quantile loss", "interval (95 %)", "in the 90 % band")
+        print(table(rows, heads))
+        print(f"\nrecommended: {why}")
+    say(
+        f"{len(windows)} windows of the validation part; {facts['seconds']:.0f} s; written to "
+        f"{out / 'bench_solvers.json'}"
+    )
     return 0
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from condiff.cli.errors import UsageError
 from condiff.cli.output import emit, lead, say, table
-from condiff.cli.parser import Parser, natural, positive
+from condiff.cli.parser import Parser, natural, number, positive, step_count
 
 FEWEST = 10
 """Fewer rows than this have no neighbours or intervals worth the name."""
@@ -84,6 +85,8 @@ def run(words: list[str]) -> int:
     parser.add_argument(
         "--best-of", type=positive, metavar="N", help="text: judge the best of N answers, as sample does [the run's]"
     )
+    parser.add_argument("--steps", type=step_count, help="solver steps [the run's]")
+    parser.add_argument("--guidance-scale", type=number, help="1 is none, 0 where a run guides itself [the run's]")
     parser.add_argument("--windows", type=positive, default=100, help="series: test windows, evenly spread [100]")
     parser.add_argument(
         "--fit-seconds", type=natural, default=60, help="series: time to fit each of ETS and ARIMA [60]"
@@ -109,8 +112,16 @@ def run(words: list[str]) -> int:
             f"--best-of is for systems that write text; this one makes {system.data.get('kind', 'no text')}"
         )
     best_of = arguments.best_of or system.data.get("best_of", 1)
+    if arguments.steps is not None:
+        system = replace(system, num_steps=arguments.steps)
     if "window" in system.data.get("meta", {}):
         return _series(system, arguments, folder)
+    if arguments.guidance_scale is not None:
+        if not system.schema and arguments.guidance_scale != 1.0:
+            raise UsageError(
+                f"this system takes no condition, so --guidance-scale {arguments.guidance_scale:g} cannot be used"
+            )
+        system = replace(system, guidance_scale=arguments.guidance_scale)
     arguments.num_samples = arguments.num_samples or 1000
     name = arguments.data or system.data.get("meta", {}).get("source") or system.data.get("name")
     if not name:

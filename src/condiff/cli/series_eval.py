@@ -31,11 +31,13 @@ def evaluate(system: System[Any, Any], arguments: argparse.Namespace) -> dict[st
         ValueError: If the series do not fit, or none has a test part.
     """
     window = window_of(system)
+    model = Trained(system, guidance_scale=arguments.guidance_scale, progress=Left("draws"))
+    model.chosen()  # what cannot be asked of it is said before anything is measured
     tracks, name = series_for(system, arguments.data)
     count = arguments.num_samples or DRAWS
     test = backtest(tracks, window.horizon, held_out(tracks, window), most=arguments.windows)
     say(f"forecasting {len(test)} windows of {window.horizon} steps, {count} draws each")
-    forecasters: dict[str, Forecaster] = {MODEL: Trained(system, progress=Left("draws"))}
+    forecasters: dict[str, Forecaster] = {MODEL: model}
     fits: dict[str, Mapping[str, int]] = {}
     forecasters |= baselines(
         tracks, window, test, quick=arguments.quick, seed=arguments.seed, seconds=arguments.fit_seconds, fits=fits
@@ -60,7 +62,7 @@ def evaluate(system: System[Any, Any], arguments: argparse.Namespace) -> dict[st
         "seed": arguments.seed,
         "quick": arguments.quick,
         "num_steps": system.num_steps,
-        "guidance_scale": system.guidance_scale,
+        "guidance_scale": system.guidance_scale if arguments.guidance_scale is None else arguments.guidance_scale,
         "metrics": told.pop(MODEL),
         "baselines": told,
         "gains": gains,

@@ -20,7 +20,13 @@ from condiff.core.system import System
 from condiff.data.frequency import Frequency
 from condiff.data.tracks import Track, Tracks
 from condiff.data.windows import Cut, Window, cut, laid_out, origins
-from condiff.evaluate.series import Score, ensemble_quantiles, forecast_scores, seasonal_scale
+from condiff.evaluate.series import (
+    Score,
+    ensemble_quantiles,
+    forecast_scores,
+    seasonal_scale,
+    weighted_quantile_loss,
+)
 from condiff.tasks.generate import Counted, check_solver, evaluating, guides
 
 Progress = Callable[[int, int], None]
@@ -465,3 +471,35 @@ def contest(
         draws = forecaster(test.tracks, horizon, num_samples=num_samples, seed=seed)
         found[name] = forecast_scores(draws, test.truth, scale=test.scale, paths=forecaster.paths, seed=seed)
     return found
+
+
+def select(
+    forecasters: Mapping[str, Forecaster], test: Backtest, *, num_samples: int = 100, seed: int = 0
+) -> tuple[str, dict[str, Score]]:
+    """Choose one of several forecasters, or settings of one, on windows that later judge nothing.
+
+    Args:
+        forecasters: By name; the first of equals is chosen.
+        test: Windows, such as those of the validation part.
+        num_samples: Draws of every window.
+        seed: Names the draws, the same for all.
+
+    Returns: The name of the one with the least weighted quantile loss, and the losses of all by name. A forecaster that
+        fails to draw finite numbers has no loss and is not chosen.
+
+    Raises:
+        ValueError: If there is no forecaster.
+        RuntimeError: If all of them fail.
+    """
+    if not forecasters:
+        raise ValueError("there is no forecaster to choose from")
+    horizon, losses = test.truth.shape[1], {}
+    for name, forecaster in forecasters.items():
+        try:
+            draws = forecaster(test.tracks, horizon, num_samples=num_samples, seed=seed)
+        except RuntimeError:
+            continue
+        losses[name] = weighted_quantile_loss(draws, test.truth)
+    if not losses:
+        raise RuntimeError(f"none of {', '.join(forecasters)} drew finite numbers")
+    return min(losses, key=lambda name: losses[name].value), losses
