@@ -188,7 +188,8 @@ def _patches(steps: int, seed: int, out: Path | None, talk: Talk) -> list[Row]:
     splits, rows, num = read("digits"), [], 300
     for name in ("base", BEST):
         settings = replace(cdcd.training, steps=steps, batch_size=64, learning_rate=2e-3)
-        system = trained(cdcd, splits, seed=seed, talk=lambda text: None, settings=settings, **VARIANTS[name])
+        options = {"codec": "patches", **VARIANTS[name]}
+        system = trained(cdcd, splits, seed=seed, talk=lambda text: None, settings=settings, **options)
         for count in (20, 8):
             made, _ = _digits(system, num, count, seed)
             share = _read(made, num)
