@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -62,3 +64,25 @@ def test_pictures_and_charts_are_written_only_where_asked(tmp_path):
     pytest.importorskip("matplotlib")
     lab.plot(tmp_path, "b.png", lambda figure: figure.subplots().plot([1, 2], [3, 4]))
     assert (tmp_path / "b.png").stat().st_size > 1000
+
+
+def test_jobs_side_by_side_return_in_order_and_leave_threads_as_they_were():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        ready = [threading.Event() for _ in range(2)]
+
+        def meet(mine):
+            ready[mine].set()
+            assert ready[1 - mine].wait(20)  # each waits for the other, so both run at once
+            return mine, torch.get_num_threads()
+
+        assert lab.side_by_side([partial(meet, 0), partial(meet, 1)]) == [(0, 1), (1, 1)]
+        assert torch.get_num_threads() == 2
+        with pytest.raises(ZeroDivisionError):
+            lab.side_by_side([lambda: 1 // 0, lambda: 1])
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        assert lab.side_by_side([threading.get_ident, torch.get_num_threads]) == [threading.get_ident(), 1]
+    finally:
+        torch.set_num_threads(before)

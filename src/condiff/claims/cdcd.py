@@ -188,8 +188,7 @@ def _patches(steps: int, seed: int, out: Path | None, talk: Talk) -> list[Row]:
     splits, rows, num = read("digits"), [], 300
     for name in ("base", BEST):
         settings = replace(cdcd.training, steps=steps, batch_size=64, learning_rate=2e-3)
-        options = {"codec": "patches", **VARIANTS[name]}
-        system = trained(cdcd, splits, seed=seed, talk=lambda text: None, settings=settings, **options)
+        system = trained(cdcd, splits, seed=seed, talk=lambda text: None, settings=settings, **VARIANTS[name])
         for count in (20, 8):
             made, _ = _digits(system, num, count, seed)
             share = _read(made, num)

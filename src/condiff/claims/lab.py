@@ -7,10 +7,11 @@ An experiment on digits at 8x8 reads `digits8`, trains with `trained`, draws wit
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ from condiff.train.atomic import write_atomically
 from condiff.train.fit import Progress, fit
 from condiff.train.recipe import Recipe
 from condiff.train.settings import Training
+
+T = TypeVar("T")
 
 Talk = Callable[[str], None]
 """Where an experiment says how far it is."""
@@ -74,6 +77,22 @@ def fitted(
         if report.step % 500 == 0 or report.step == settings.steps:
             talk(f"seed {seed}: step {report.step}, loss {float(report.loss):.4f}")
     return progress.averaged
+
+
+def side_by_side(jobs: Sequence[Callable[[], T]]) -> list[T]:
+    """Run independent jobs at once, each on one thread of PyTorch's, and return what they return, in order.
+
+    A small network keeps two cores little busier than one (1.2 to 1.4 times); two of them do. Jobs must draw nothing
+    from the global random numbers: build networks before, train and sample them here.
+    """
+    cores = torch.get_num_threads()
+    if min(cores, len(jobs)) < 2:
+        return [job() for job in jobs]
+    try:
+        with ThreadPoolExecutor(min(cores, len(jobs)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(lambda job: job(), jobs))
+    finally:
+        torch.set_num_threads(cores)  # a part of it is kept for the whole process
 
 
 def drawn(system: System[Any, Any], num_samples: int, *, seed: int, **wanted: Any) -> tuple[Tensor, int]:  # noqa: ANN401 - as `batches`

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -12,13 +14,13 @@ import torch
 from torch import Tensor
 
 from condiff.claims.claim import Result, Row, single
-from condiff.claims.lab import Talk, plot, trained
+from condiff.claims.lab import Talk, built, fitted, plot, side_by_side
 from condiff.core.rng import key
 from condiff.core.system import System
 from condiff.data.batch import Splits
 from condiff.data.frequency import Frequency
 from condiff.data.tracks import Track, Tracks, read_tracks
-from condiff.data.windows import Window, cut, laid_out, windowed_tracks
+from condiff.data.windows import Window, cut, laid_out, origins, windowed_tracks
 from condiff.evaluate.predictive import linear_predictive_score
 from condiff.evaluate.series import Score, band_coverage, weighted_quantile_loss
 from condiff.guidance import Pinball, SquaredError
@@ -26,7 +28,7 @@ from condiff.objectives import SCENARIOS, hiding
 from condiff.recipes import tsdiff, tsdiff_cond
 from condiff.solvers import SelfGuided
 from condiff.tasks.baselines import MOST_CELLS, LinearQuantile, SeasonalNaive
-from condiff.tasks.forecast import Backtest, Forecaster, Trained, backtest
+from condiff.tasks.forecast import Backtest, Forecaster, Trained, backtest, select
 from condiff.tasks.generate import sample
 from condiff.tasks.refine import Refined, Refiner, refiner_of
 
@@ -39,11 +41,17 @@ CLAIM = (
 HORIZON, CONTEXT, LAGS = 24, 96, tuple(24 * k for k in range(1, 8))
 OURS, SQUARE, COND, FREE = "guided by quantiles", "guided by squares", "trained to forecast", "unguided"
 NAIVE, WEEK, LINEAR = "seasonal naive 24 h", "seasonal naive 168 h", "linear quantile"
-SCALES = {OURS: 8.0, SQUARE: 4.0}
+SCALES = {OURS: (8.0, 16.0, 32.0, 64.0, 128.0), SQUARE: (2.0, 8.0, 32.0)}
+CAP = 0.5
+UNCHANGED = "left as it is"
+# Both energies, with and without Langevin noise, and both step sizes that were published.
 REFINERS: dict[str, dict[str, Any]] = {
-    "quantiles": {"prior": Pinball(), "step": 0.02, "temperature": 0.01},
-    "squares": {"prior": SquaredError(), "step": 0.1, "temperature": 0.01},
+    f"{energy}, {how}, step {step:g}": {"prior": prior, "step": step, "temperature": temperature}
+    for energy, prior in (("quantiles", Pinball()), ("squares", SquaredError()))
+    for how, temperature in (("most likely", 0.0), ("Langevin", 0.01))
+    for step in (0.1, 0.01)
 }
+FIXED = ("quantiles, Langevin, step 0.1", "squares, Langevin, step 0.1")
 HOUR = 3600.0
 
 
@@ -55,7 +63,8 @@ class Budget:
     Args:
         steps: Training steps of a model, by data set; a set that is not named is left out.
         seeds: Seeds that train a model each on the first set; one does on the second.
-        origins: Days between two forecasts of the test part.
+        origins: Days between two forecasts of the first set's test part; of the second's every day is forecast.
+        chosen: Windows of the validation part on which scales and refiners are chosen.
         num_samples: Draws a window.
         num_steps: Sampling steps.
         hidden_steps: Training steps of a conditional model for one pattern of missing values; 0 leaves them out.
@@ -66,6 +75,7 @@ class Budget:
     steps: Mapping[str, int]
     seeds: int
     origins: int
+    chosen: int
     num_samples: int
     num_steps: int
     hidden_steps: int
@@ -73,8 +83,8 @@ class Budget:
     linear_cells: int
 
 
-QUICK = Budget({"traffic": 150}, 1, 14, 8, 20, 0, 100, 20_000)
-FULL = Budget({"traffic": 1500, "second": 1500}, 2, 2, 16, 100, 600, 500, MOST_CELLS)
+QUICK = Budget({"traffic": 150}, 1, 14, 1, 8, 20, 0, 100, 20_000)
+FULL = Budget({"traffic": 1200, "second": 1200}, 2, 3, 8, 16, 100, 500, 300, MOST_CELLS)
 
 
 def run(*, quick: bool, seed: int, out: Path | None, talk: Talk) -> Result:
@@ -86,43 +96,44 @@ def run(*, quick: bool, seed: int, out: Path | None, talk: Talk) -> Result:
     calls = 0
     for title, tracks, days in series_of(budget):
         splits = windowed_tracks(tracks, horizon=HORIZON, context=CONTEXT, lags=LAGS, scaling="mean")
-        test = rolling(tracks, days, budget.origins)
+        test = rolling(tracks, days, budget.origins if title == "traffic" else 1)
+        before = validation(tracks, splits, budget.chosen)
         steps = budget.steps[title if title == "traffic" else "second"]
-        draws: dict[str, list[Tensor]] = {}
-        models = []
         seeds = range(seed, seed + (budget.seeds if title == "traffic" else 1))
-        for number in seeds:
-            mine, theirs = (
-                trained(
-                    recipe,
-                    splits,
-                    seed=number,
-                    talk=talk,
-                    settings=replace(recipe.training, steps=steps),
-                    num_steps=budget.num_steps,
-                    **SIZE,
-                )
-                for recipe in (tsdiff, tsdiff_cond)
-            )
-            models.append((mine, theirs))
-            for name, forecaster in guided(mine, theirs).items():
-                if name == FREE and number > seed:
-                    continue  # what no guidance gives is known by one model
-                made = forecaster(test.tracks, HORIZON, num_samples=budget.num_samples, seed=number)
-                draws.setdefault(name, []).append(made)
-                calls += mine.num_steps
-                talk(f"{title}, seed {number}: {name} {weighted_quantile_loss(made, test.truth).value:.4f}")
-        said.append(f"{title}, {len(tracks.tracks[0]):,} hours, {len(test)} days forecast, {len(seeds)} seed(s)")
+        models = _models(splits, seeds, steps, budget, talk)
+        mine, theirs = models[0]
+        scales = chosen_scales(title, mine, before, budget, seed, talk)
+        tried = [
+            (number, name, forecaster)
+            for number, pair in zip(seeds, models, strict=True)
+            for name, forecaster in guided(*pair, scales).items()
+            if name != FREE or number == seed  # what no guidance gives is known by one model
+        ]
+        made = side_by_side([
+            partial(forecaster, test.tracks, HORIZON, num_samples=budget.num_samples, seed=number)
+            for number, _, forecaster in tried
+        ])  # fmt: skip
+        draws: dict[str, list[Tensor]] = {}
+        for (number, name, _), drawn in zip(tried, made, strict=True):
+            draws.setdefault(name, []).append(drawn)
+            calls += mine.num_steps
+            talk(f"{title}, seed {number}: {name} {weighted_quantile_loss(drawn, test.truth).value:.4f}")
+        said.append(
+            f"{title}, {len(tracks.tracks[0]):,} hours, {len(test)} days forecast, {len(seeds)} seed(s), "
+            f"scales chosen on validation: {scales[OURS]:g} for quantiles, {scales[SQUARE]:g} for squares"
+        )
         naive = {NAIVE: SeasonalNaive(24), WEEK: SeasonalNaive(168)}
         for name, forecaster in naive.items():
             draws[name] = [forecaster(test.tracks, HORIZON, num_samples=1, seed=seed)] * len(seeds)
         rows += predicted(title, draws, test)
         pictures[title] = (test, {name: parts[0] for name, parts in draws.items()})
-        mine, theirs = models[0]
-        rows += refined(title, mine, theirs, tracks, splits, test, budget, seed, talk)
+        found, settled = refined(title, mine, theirs, tracks, splits, before, test, budget, seed, talk)
+        rows += found
+        said.append(settled)
         rows += synthesised(title, mine, splits, test, budget, seed, talk)
         if title == "traffic" and budget.hidden_steps:
-            rows += repaired(title, mine, splits, rolling(tracks, days, 2 * budget.origins), budget, seed, talk)
+            hidden = rolling(tracks, days, 2 * budget.origins)
+            rows += repaired(title, mine, scales, splits, hidden, budget, seed, talk)
     plot(out, "forecasts.png", lambda figure: _bands(figure, pictures), (9.0, 3.2 * len(pictures)))
     at = {row.name: row.value for row in rows}
     first = "traffic"
@@ -163,7 +174,7 @@ def holds(title: str, at: Mapping[str, Row]) -> bool:
         and value(OURS) < value(SQUARE) < value(NAIVE)
         and 80.0 <= value(f"90 % band of {OURS}") <= 97.0
     )
-    gains = {name: value(f"gain of {name} refined by quantiles") for name in (NAIVE, LINEAR, COND)}
+    gains = {name: value(f"gain of {name} refined as chosen") for name in (NAIVE, LINEAR, COND)}
     refine = min(gains[NAIVE], gains[LINEAR]) > 0.0 and gains[COND] >= -2.0
     real, made, surrogate = (value(f"LPS, {name} windows") for name in ("real", "synthetic", "Gaussian"))
     synthetic = abs(made - real) < abs(surrogate - real)
@@ -175,7 +186,7 @@ def series_of(budget: Budget) -> list[tuple[str, Tracks, int]]:
     """Return the data sets of a budget: title, series, and days of the test part."""
     traffic = read_tracks("traffic")
     found = [("traffic", traffic, 56)]
-    return [*found, (*second(), 14)] if "second" in budget.steps else found
+    return [*found, (*second(), 8)] if "second" in budget.steps else found
 
 
 def second() -> tuple[str, Tracks]:
@@ -204,18 +215,64 @@ def rolling(tracks: Tracks, days: int, every: int) -> Backtest:
     return backtest(tracks, HORIZON, places[::every])
 
 
-def guided(mine: System[Any, Any], theirs: System[Any, Any]) -> dict[str, Forecaster]:
+def validation(tracks: Tracks, splits: Splits, most: int) -> Backtest:
+    """Set up windows between what was trained on and what is tested on; scales and refiners are chosen on them."""
+    window = Window.from_json(splits.train.meta["window"])  # type: ignore[arg-type]
+    return backtest(tracks, HORIZON, origins(tracks.tracks, window, 1), most=most)
+
+
+def under(mine: System[Any, Any], name: str, scale: float) -> Trained:
+    """Return the unconditional model guided by an energy; squares are capped, or they would diverge."""
+    solver = SelfGuided(SquaredError(), scale, cap=CAP) if name == SQUARE else SelfGuided(Pinball(), scale)
+    return Trained(replace(mine, solver=solver))
+
+
+def guided(mine: System[Any, Any], theirs: System[Any, Any], scales: Mapping[str, float]) -> dict[str, Forecaster]:
     """Return what is compared: the unconditional model under two energies and none, and the conditional one."""
+    pulled = {name: under(mine, name, scale) for name, scale in scales.items()}
+    return {**pulled, FREE: under(mine, OURS, 0.0), COND: Trained(theirs)}
 
-    def under(energy: Any, scale: float, cap: float | None) -> Trained:  # noqa: ANN401 - an energy
-        return Trained(replace(mine, solver=SelfGuided(energy, scale, cap=cap)))
 
-    return {
-        OURS: under(Pinball(), SCALES[OURS], None),
-        SQUARE: under(SquaredError(), SCALES[SQUARE], 0.5),
-        FREE: under(Pinball(), 0.0, None),
-        COND: Trained(theirs),
-    }
+def _models(
+    splits: Splits, seeds: Sequence[int], steps: int, budget: Budget, talk: Talk
+) -> list[tuple[System[Any, Any], System[Any, Any]]]:
+    """Train an unconditional and a conditional model for every seed."""
+    recipes = (tsdiff, tsdiff_cond)
+    pairs = [(recipe, number) for number in seeds for recipe in recipes]
+    made = [built(recipe, splits, seed=number, num_steps=budget.num_steps, **SIZE) for recipe, number in pairs]
+    jobs = [
+        partial(fitted, system, splits, replace(recipe.training, steps=steps), seed=number, talk=talk)
+        for system, (recipe, number) in zip(made, pairs, strict=True)
+    ]
+    done = side_by_side(jobs)
+    return list(zip(done[::2], done[1::2], strict=True))
+
+
+def chosen(ways: Mapping[str, Forecaster], before: Backtest, budget: Budget, seed: int) -> tuple[str, dict[str, Score]]:
+    """Choose one of several forecasters on the validation windows, which half of the draws will do for."""
+    told = {"num_samples": budget.num_samples // 2, "seed": seed}
+    kept = {name: Remembered(way) for name, way in ways.items()}
+
+    def ahead(way: Forecaster) -> None:
+        with suppress(RuntimeError):  # draws that are not finite: not chosen
+            way(before.tracks, HORIZON, **told)
+
+    side_by_side([partial(ahead, way) for way in kept.values()])
+    return select(kept, before, **told)
+
+
+def chosen_scales(
+    title: str, mine: System[Any, Any], before: Backtest, budget: Budget, seed: int, talk: Talk
+) -> dict[str, float]:
+    """Choose the scale of each energy by its loss on the validation windows."""
+    found = {}
+    for name, scales in SCALES.items():
+        tried = {f"{scale:g}": under(mine, name, scale) for scale in scales}
+        best, losses = chosen(tried, before, budget, seed)
+        found[name] = float(best)
+        said = ", ".join(f"{scale}: {loss.value:.4f}" for scale, loss in losses.items())
+        talk(f"{title}: {name}, loss on {len(before)} validation windows by scale, {said}")
+    return found
 
 
 def pooled(draws: Sequence[Tensor], truth: Tensor) -> Score:
@@ -249,41 +306,75 @@ def predicted(title: str, draws: Mapping[str, Sequence[Tensor]], test: Backtest)
     return rows
 
 
+@final
+class Remembered:
+    """A forecaster that forecasts the same windows once: it is refined in many ways."""
+
+    def __init__(self, inner: Forecaster) -> None:
+        self.inner, self.found = inner, dict[tuple[Any, ...], Tensor]()
+
+    @property
+    def paths(self) -> bool:
+        """As those of the forecaster."""
+        return self.inner.paths
+
+    def __call__(self, tracks: Sequence[Track], horizon: int, *, num_samples: int, seed: int) -> Tensor:
+        """Forecast; a window is known by its series and its last step."""
+        known = (*((t.name, float(t.seconds[len(t) - 1])) for t in tracks), horizon, num_samples, seed)
+        if known not in self.found:
+            self.found[known] = self.inner(tracks, horizon, num_samples=num_samples, seed=seed)
+        return self.found[known]
+
+
 def refined(
     title: str,
     mine: System[Any, Any],
     theirs: System[Any, Any],
     tracks: Tracks,
     splits: Splits,
+    before: Backtest,
     test: Backtest,
     budget: Budget,
     seed: int,
     talk: Talk,
-) -> list[Row]:
-    """Refine two weak forecasts and a strong one."""
+) -> tuple[list[Row], str]:
+    """Refine two weak forecasts and a strong one, by published settings and by those that validation chooses.
+
+    Returns: The rows, and what was chosen in words.
+    """
     window = Window.from_json(splits.train.meta["window"])  # type: ignore[arg-type]
     bases: dict[str, Forecaster] = {
         NAIVE: SeasonalNaive(24),
         LINEAR: LinearQuantile.fit(tracks, window, most=budget.linear_cells),
-        COND: Trained(theirs),
+        COND: Remembered(Trained(theirs)),
     }
     batch = splits.train.rows(torch.randperm(len(splits.train), generator=_generator(seed))[:1024])
     found = refiner_of(mine, *batch, seed=seed)
     rows = [single(f"{title}: representative step of {mine.num_steps}", found.time * mine.num_steps, 1024)]
+    settled = []
     for name, base in bases.items():
-        before = weighted_quantile_loss(
-            base(test.tracks, HORIZON, num_samples=budget.num_samples, seed=seed), test.truth
-        )
-        rows.append(_loss(f"{title}: {name}, to be refined", before))
+        ways: dict[str, Forecaster] = {UNCHANGED: base}
         for how, settings in REFINERS.items():
             refiner = Refiner(found.denoiser, found.process, found.time, **settings)
             # The official code holds squares to what was observed, and quantiles to the whole window.
-            forecaster = Refined(base, mine, refiner, everywhere=how == "quantiles")
-            made = forecaster(test.tracks, HORIZON, num_samples=budget.num_samples, seed=seed)
-            after = weighted_quantile_loss(made, test.truth)
-            rows.append(_gain(f"{title}: gain of {name} refined by {how}", after, before))
-            talk(f"{title}: {name} {before.value:.4f}, refined by {how} {after.value:.4f}")
-    return rows
+            ways[how] = Refined(base, mine, refiner, everywhere=how.startswith("quantiles"))
+        base(before.tracks, HORIZON, num_samples=budget.num_samples // 2, seed=seed)  # once, for all that refine it
+        best, losses = chosen(ways, before, budget, seed)
+        settled.append(f"{name}: {best}")
+        said = ", ".join(f"{how} {loss.value:.4f}" for how, loss in losses.items())
+        talk(f"{title}: {name} on validation: {said}")
+        scores = {}
+        told = {"num_samples": budget.num_samples, "seed": seed}
+        plain = base(test.tracks, HORIZON, **told)
+        rest = [how for how in dict.fromkeys((*FIXED, best)) if how != UNCHANGED]
+        made = side_by_side([partial(ways[how], test.tracks, HORIZON, **told) for how in rest])
+        for how, draws in zip((UNCHANGED, *rest), (plain, *made), strict=True):
+            scores[how] = weighted_quantile_loss(draws, test.truth)
+        rows.append(_loss(f"{title}: {name}, to be refined", scores[UNCHANGED]))
+        for what, how in (("as chosen", best), *((f"by {how}", how) for how in FIXED)):
+            rows.append(_gain(f"{title}: gain of {name} refined {what}", scores[how], scores[UNCHANGED]))
+        talk(f"{title}: {name} {scores[UNCHANGED].value:.4f}, refined ({best}) {scores[best].value:.4f}")
+    return rows, f"{title} refined as validation chose, " + "; ".join(settled)
 
 
 def synthesised(
@@ -317,34 +408,37 @@ def surrogate(windows: Tensor, seed: int) -> Tensor:
 
 
 def repaired(
-    title: str, mine: System[Any, Any], splits: Splits, test: Backtest, budget: Budget, seed: int, talk: Talk
+    title: str,
+    mine: System[Any, Any],
+    scales: Mapping[str, float],
+    splits: Splits,
+    test: Backtest,
+    budget: Budget,
+    seed: int,
+    talk: Talk,
 ) -> list[Row]:
     """Forecast with half of every context missing: one unconditional model, and one conditional model a pattern."""
     settings = replace(tsdiff_cond.training, steps=budget.hidden_steps)
-    experts = {
-        pattern: trained(
-            tsdiff_cond,
-            splits,
-            seed=seed,
-            talk=talk,
-            settings=settings,
-            scenario=pattern,
-            num_steps=budget.num_steps,
-            **SIZE,
-        )
+    fresh = [
+        built(tsdiff_cond, splits, seed=seed, scenario=pattern, num_steps=budget.num_steps, **SIZE)
         for pattern in SCENARIOS
-    }
+    ]
+    done = side_by_side([partial(fitted, system, splits, settings, seed=seed, talk=talk) for system in fresh])
+    experts = dict(zip(SCENARIOS, done, strict=True))
     rows, scores = [], {}
-    count = budget.num_samples
-    for pattern in SCENARIOS:
-        broken = with_gaps(test, pattern, seed)
-        made = {OURS: guided(mine, mine)[OURS], **{other: Trained(expert) for other, expert in experts.items()}}
-        for name, forecaster in made.items():
-            draws = forecaster(broken.tracks, HORIZON, num_samples=count, seed=seed)
-            scores[pattern, name] = weighted_quantile_loss(draws, broken.truth)
-            what = OURS if name == OURS else f"trained for {name}"
-            rows.append(_loss(f"{title}: {pattern} missing, {what}", scores[pattern, name]))
-            talk(f"{title}: {pattern} missing, {what} {scores[pattern, name].value:.4f}")
+    every: dict[str, Forecaster] = {OURS: under(mine, OURS, scales[OURS])}
+    every |= {other: Trained(expert) for other, expert in experts.items()}
+    tried = [(pattern, name) for pattern in SCENARIOS for name in every]
+    broken = {pattern: with_gaps(test, pattern, seed) for pattern in SCENARIOS}
+    made = side_by_side([
+        partial(every[name], broken[pattern].tracks, HORIZON, num_samples=budget.num_samples, seed=seed)
+        for pattern, name in tried
+    ])  # fmt: skip
+    for (pattern, name), draws in zip(tried, made, strict=True):
+        scores[pattern, name] = weighted_quantile_loss(draws, test.truth)
+        what = OURS if name == OURS else f"trained for {name}"
+        rows.append(_loss(f"{title}: {pattern} missing, {what}", scores[pattern, name]))
+        talk(f"{title}: {pattern} missing, {what} {scores[pattern, name].value:.4f}")
     others = [scores[pattern, other] for pattern in SCENARIOS for other in SCENARIOS if other != pattern]
     fit = [scores[pattern, pattern] for pattern in SCENARIOS]
     ours = [scores[pattern, OURS] for pattern in SCENARIOS]
