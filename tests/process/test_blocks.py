@@ -193,6 +193,8 @@ def test_partitions_are_partitions_of_the_sizes_asked_for():
     assert bool(((steps == 0) | (steps == 1)).all())
     runs = [[len(list(g)) for _, g in itertools.groupby(row)] for row in rows.tolist()]
     assert {k for run in runs for k in run[:-1]} == {1, 2, 4}
+    sizes = [k for run in runs if len(set(run[:-1])) > 1 for k in run[:-1]]
+    assert sizes.count(1) > 1.5 * sizes.count(2) > 1.5 * 1.5 * sizes.count(4)
     equal = sum(len(set(run[:-1])) == 1 for run in runs)
     assert 180 < equal < 280
     assert EqualBlocks(4, 2).draw((1, 9), rng=SharedRng(0)).tolist() == [[0, 0, 1, 1, 1, 1, 2, 2, 2, 2][:9]]

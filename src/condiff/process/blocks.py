@@ -121,6 +121,9 @@ class EqualBlocks:
 class RandomBlocks:
     """Half of the rows have blocks of one size drawn from a list, the others a size of its own for every block.
 
+    Where every block has its own, a size is drawn with a chance of 1 / size: so that about as many tokens are in blocks
+    of every size. With equal chances a third of all tokens would be in blocks longer than the last size but one.
+
     Args:
         sizes: The sizes, each >= 1; they are all that a policy may ask for later.
 
@@ -138,11 +141,9 @@ class RandomBlocks:
         batch, length = shape[0], shape[1]
         table = torch.tensor(self.sizes)
         u = rng.uniform((batch, length + 2)).cpu()
-        free, equal = table[_index(u[:, 2:], len(table))], table[_index(u[:, 1], len(table))]
+        often = (1.0 / table).cumsum(0)
+        free = table[torch.searchsorted(often, u[:, 2:] * often[-1], right=True).clamp_max(len(table) - 1)]
+        equal = table[(u[:, 1] * len(table)).long().clamp_max(len(table) - 1)]
         sizes = torch.where((u[:, 0] < 0.5)[:, None], equal[:, None], free)
         ends = sizes.cumsum(1)
         return torch.searchsorted(ends, torch.arange(length).expand(batch, length).contiguous(), right=True)
-
-
-def _index(u: Tensor, count: int) -> Tensor:
-    return (u * count).long().clamp_max(count - 1)
