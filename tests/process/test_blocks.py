@@ -220,5 +220,9 @@ def test_memory_keeps_what_the_whole_text_says_of_its_last_token():
     denoiser = network()
     cond = denoiser.remember(denoiser.remember(None, DATA[:, :4]), DATA[:, 4:9])
     states = denoiser.net.states(DATA[:, :9])
-    torch.testing.assert_close(cond.values["context.last"], states[:, -1], atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(denoiser.net.newest(cond), states[:, -1], atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(cond.values["context.last"], states[:, -1, :16], atol=1e-10, rtol=1e-10)
+    assert states.shape[2] == 3 * 16
+    assert not torch.allclose(states[:, -1, 16:], states[:, -2, 16:])
+    assert torch.equal(denoiser.net.newest(None), torch.zeros(1, 48, dtype=torch.float64))
     assert not torch.allclose(states[:, -1], states[:, -2])

@@ -54,7 +54,7 @@ def test_blocks_have_the_policys_size_and_calls_are_as_many_as_asked(system):
 def test_rows_of_unequal_blocks_are_each_right(system, policy):
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        policy = policy or LearnedSize(32, (1, 2, 4))
+        policy = policy or LearnedSize(2 * 32, (1, 2, 4))
     many = texts(system, num_samples=3, length=9, policy=policy)
     assert [texts(system, num_samples=1, first=b, length=9, policy=policy)[0] for b in range(3)] == many
 

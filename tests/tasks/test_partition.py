@@ -19,6 +19,7 @@ from condiff.tasks.partition import (
     LearnedSize,
     PartitionMDP,
     before,
+    greedy_cost,
     learn,
     one_shot_nats,
     proximal,
@@ -235,7 +236,7 @@ def test_a4_two_regime_toy_policy_is_within_two_percent_of_value_iteration():
             torch.manual_seed(0)
             policy = LearnedSize(2, SIZES)
         learn(policy, PartitionMDP((quality + price).float(), SIZES), states, steps=300, learning_rate=2e-2)
-        found = float(mdp.expected(policy(states).double()).detach())
+        found = float(mdp.expected(policy(states, mdp.remaining()).double()).detach())
         assert float(best) <= found <= 1.02 * float(best)
         assert found < min(float(mdp.fixed(size)) for size in SIZES)
 
@@ -342,11 +343,42 @@ def test_policies_by_hand():
         EntropySize((1, 2, 4), (0.5, 2.0))
     learned = LearnedSize(2, SIZES)
     with torch.no_grad():
-        learned.net[2].weight.zero_()
-        learned.net[2].bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
+        learned.out.weight.zero_()
+        learned.out.bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
     assert learned.size(state, entropy, 9).tolist() == [4, 4, 4]
     assert learned.size(state, entropy, 3).tolist() == [2, 2, 2]
     assert before(torch.arange(6.0).reshape(1, 3, 2))[0].tolist() == [[0, 0], [0, 1], [2, 3]]
+
+
+def test_a_policy_begins_as_the_best_fixed_size_and_keeps_what_is_best_on_texts_held_out():
+    """Costs that its states say nothing of can only be learned by heart: then the fixed size is kept."""
+    generator = torch.Generator().manual_seed(4)
+    cost = torch.rand(60, 8, 3, generator=generator) + torch.tensor([1.0, 1.2, 3.0])
+    states = torch.randn(60, 8, 5, generator=generator)
+    own, held = (PartitionMDP(part, SIZES) for part in (cost[:8], cost[8:]))
+    best = min(SIZES, key=lambda size: float(own.fixed(size).mean()))
+    torch.manual_seed(0)
+    fresh = learn(LearnedSize(5, SIZES), own, states[:8], steps=0)
+    torch.testing.assert_close(greedy_cost(fresh, held, states[8:]), held.fixed(best))
+    learned = learn(LearnedSize(5, SIZES), own, states[:8], steps=200, learning_rate=3e-2)
+    assert float(greedy_cost(learned, own, states[:8]).mean()) < 0.95 * float(own.fixed(best).mean())
+    stopped = learn(LearnedSize(5, SIZES), own, states[:8], held=(held, states[8:]), steps=200, learning_rate=3e-2)
+    assert float(greedy_cost(stopped, held, states[8:]).mean()) <= float(held.fixed(best).mean()) + 1e-5  # rounding
+    assert float(greedy_cost(learned, held, states[8:]).mean()) > float(held.fixed(best).mean())
+
+
+def test_the_cost_of_the_likeliest_sizes_is_that_of_walking_along_them():
+    mdp = PartitionMDP(COST.float().expand(2, L, 3), SIZES)
+    states = torch.randn(2, L, 4, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(2)
+    policy = LearnedSize(4, SIZES)
+    torch.nn.init.normal_(policy.left.weight)
+    for b, found in enumerate(greedy_cost(policy, mdp, states)):
+        p, total = 0, 0.0
+        while p < L:
+            k = int(policy.size(states[b, p][None], torch.zeros(1), L - p)[0])
+            total, p = total + float(COST[p, SIZES.index(k)]), p + k
+        assert float(found) == pytest.approx(total, rel=1e-5)
 
 
 def test_wrong_problems_are_refused():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from condiff.core.condition import Condition, Kind
 from condiff.nn.attention import paired_mask
-from condiff.nn.context import PREFIX
+from condiff.nn.context import LAST, PREFIX
 from condiff.nn.dit import DiT, DiTSize
 from condiff.nn.init import initialise
 from condiff.nn.layout import Tokens
@@ -43,7 +43,7 @@ class TokenDiT(nn.Module):
     ) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary + 1, size.width)
-        self.width = size.width
+        self.width, self.depth = size.width, size.depth
         self.body = DiT(
             Tokens(size.width),
             size,
@@ -108,9 +108,25 @@ class TokenDiT(nn.Module):
         return self.head(self.body.features(self.embed(x), zero, memory, mask=mask, places=places))
 
     def states(self, data: Tensor, cond: Condition | None = None) -> Tensor:
-        """Return what the network makes of every prefix of clean ids (B, L): (B, L, W), the last token read last."""
+        """Return `newest` for every prefix of clean ids (B, L): (B, L, S), the last token read last."""
         causal = torch.ones(data.shape[1], data.shape[1], dtype=torch.bool, device=data.device).tril()
-        return self.body.features(self.embed(data), torch.zeros((), device=data.device), cond, mask=causal)
+        last = self.body.features(self.embed(data), torch.zeros((), device=data.device), cond, mask=causal)
+        memory = self.remember(cond, data, block=1)
+        values = [memory.values[f"{PREFIX}{i}.v"][:, -data.shape[1] :] for i in range(self.depth)]
+        return torch.cat([last, *values], -1)
+
+    def newest(self, memory: Condition | None) -> Tensor:
+        """Return what a memory holds of its newest token, (B, S), S = (1 + depth) W; zeros (1, S) of no memory.
+
+        That is what the last layer reads of it, and its values in every layer: what decides on the next block for the
+        price of no call. The last layer alone says less, since no loss asks what it makes of a clean token.
+        """
+        if memory is None or LAST not in memory.values:
+            return self.embed.weight.new_zeros(1, (1 + self.depth) * self.width)
+        last = (memory.values[f"{PREFIX}length"] - 1)[:, None, None]
+        values = [memory.values[f"{PREFIX}{i}.v"] for i in range(self.depth)]
+        picked = [value.gather(1, last.expand(-1, 1, value.shape[2]))[:, 0] for value in values]
+        return torch.cat([memory.values[LAST], *picked], -1)
 
     def remember(
         self, cond: Condition | None, x: Tensor, t: Tensor | None = None, *, block: int | None = None

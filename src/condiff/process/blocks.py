@@ -32,6 +32,10 @@ class Paired(Protocol):
         """Return the logits of `paired`, (B, L, V), next to clean ids (B, L) that the memory holds."""
         ...
 
+    def newest(self, memory: Condition | None) -> Tensor:
+        """Return what a memory holds of its newest token, (B, S); zeros (1, S) of no memory."""
+        ...
+
     def remember(
         self, cond: Condition | None, x: Tensor, t: Tensor | None = None, *, block: int | None = None
     ) -> Condition:

@@ -15,7 +15,7 @@ from condiff.core.rng import RowRng, key
 from condiff.core.solver import Solver
 from condiff.core.system import System
 from condiff.guidance.cfg import CFG
-from condiff.nn.context import LAST, PREFIX
+from condiff.nn.context import PREFIX
 from condiff.process.blocks import Blockwise
 from condiff.tasks.generate import Counted, check_solver, condition_of, evaluating
 from condiff.tasks.partition import BlockPolicy, FixedSize
@@ -176,8 +176,7 @@ def _sizes(
     out = {}
     for b in active:
         known = memory[b]
-        kept = None if known is None else known.values.get(LAST)
-        state = torch.zeros(1, denoiser.net.width) if kept is None else kept  # type: ignore[attr-defined]
+        state = denoiser.net.newest(known)
         entropy = torch.zeros(1)
         if policy.asks:
             blank = torch.full((1, 1), denoiser.process.mask)
