@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -343,11 +343,14 @@ def refined(
     Returns: The rows, and what was chosen in words.
     """
     window = Window.from_json(splits.train.meta["window"])  # type: ignore[arg-type]
-    bases: dict[str, Forecaster] = {
-        NAIVE: SeasonalNaive(24),
-        LINEAR: LinearQuantile.fit(tracks, window, most=budget.linear_cells),
-        COND: Remembered(Trained(theirs)),
-    }
+    told: dict[str, Any] = {"num_samples": budget.num_samples, "seed": seed}
+    strong = Remembered(Trained(theirs))  # forecast while the linear model is fitted, on one thread
+    jobs: list[Callable[[], Any]] = [
+        partial(LinearQuantile.fit, tracks, window, most=budget.linear_cells),
+        partial(strong, test.tracks, HORIZON, **told),
+    ]
+    linear = side_by_side(jobs)[0]
+    bases: dict[str, Forecaster] = {NAIVE: SeasonalNaive(24), LINEAR: linear, COND: strong}
     batch = splits.train.rows(torch.randperm(len(splits.train), generator=_generator(seed))[:1024])
     found = refiner_of(mine, *batch, seed=seed)
     rows = [single(f"{title}: representative step of {mine.num_steps}", found.time * mine.num_steps, 1024)]
@@ -364,7 +367,6 @@ def refined(
         said = ", ".join(f"{how} {loss.value:.4f}" for how, loss in losses.items())
         talk(f"{title}: {name} on validation: {said}")
         scores = {}
-        told = {"num_samples": budget.num_samples, "seed": seed}
         plain = base(test.tracks, HORIZON, **told)
         rest = [how for how in dict.fromkeys((*FIXED, best)) if how != UNCHANGED]
         made = side_by_side([partial(ways[how], test.tracks, HORIZON, **told) for how in rest])
