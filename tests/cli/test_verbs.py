@@ -150,6 +150,7 @@ def test_eval_takes_steps_and_a_guidance_scale(run, capsys):
     facts = answer(capsys, "eval", str(run), "--quick", "-n", "40", "--steps", "3", "--guidance-scale", "5")
     assert (facts["num_steps"], facts["guidance_scale"]) == (3, 5.0)
     assert (kept["num_steps"], kept["guidance_scale"]) != (3, 5.0)
+    assert "--steps 3 --guidance-scale 5 --quick" in (run / "report.html").read_text()
     assert [metric["value"] for metric in facts["metrics"]] != [metric["value"] for metric in kept["metrics"]]
 
 

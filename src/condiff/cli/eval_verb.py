@@ -38,6 +38,12 @@ def check_fit(name: str, system: Any, data: Any) -> None:  # noqa: ANN401 - a Sy
         )
 
 
+def asked_of(arguments: Any) -> dict[str, float]:  # noqa: ANN401 - a parsed namespace
+    """Return what was typed instead of a run's own settings, by the name of the option."""
+    typed = {name: getattr(arguments, name) for name in ("steps", "guidance_scale", "best_of")}
+    return {name: value for name, value in typed.items() if value is not None}
+
+
 def keep(facts: dict[str, Any], folder: Path, system: Any, asked: str | None) -> Path | None:  # noqa: ANN401 - a System
     """Write an evaluation into its run: eval.json of the run's own data, and eval-NAME.json beside it of others.
 
@@ -158,6 +164,7 @@ def run(words: list[str]) -> int:
         "quick": arguments.quick,
         "num_steps": system.num_steps,
         "guidance_scale": system.guidance_scale,
+        "asked": asked_of(arguments),
         **({"best_of": best_of} if text else {}),
         "metrics": [metric.to_json() for metric in metrics],
         "condition_use": use.to_json() if use is not None else None,
@@ -189,7 +196,7 @@ def _series(system: Any, arguments: Any, folder: Path) -> int:  # noqa: ANN401 -
     if not alone():
         raise UsageError("forecasts are judged by one process; start condiff eval by itself")
     try:
-        facts = evaluate(system, arguments)
+        facts = {**evaluate(system, arguments), "asked": asked_of(arguments)}
     except ValueError as error:
         raise UsageError(str(error)) from error
     kept = keep(facts, folder, system, arguments.data)

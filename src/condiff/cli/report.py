@@ -126,6 +126,8 @@ def _eval_command(evaluation: dict[str, Any]) -> str:
         words += ["--windows", str(evaluation["windows"])]
     if evaluation.get("fits"):
         words += ["--fit-seconds", str(next(iter(evaluation["fits"].values()))["seconds"])]
+    for name, value in evaluation.get("asked", {}).items():  # instead of the run's own
+        words += [f"--{name.replace('_', '-')}", f"{value:g}"]
     if evaluation.get("quick", not evaluation.get("condition_use")):  # files of earlier versions do not say
         words.append("--quick")
     return shlex.join(words)
