@@ -172,7 +172,6 @@ def _text(
     from condiff.data import read_like
     from condiff.tasks.compare_text import fewest, text_quality
     from condiff.tasks.text import cut_tails
-    from condiff.train.checkpoint import write_atomically
 
     meta = system.data.get("meta", {})
     name = arguments.data or meta.get("source") or system.data.get("name")
@@ -208,29 +207,21 @@ def _text(
         "rows": [point.to_json() for point in points],
         "held_out": held.to_json(),
         "recommendation": {**recommended, "why": why},
-        "seconds": round(time.perf_counter() - started, 2),
     }
-    write_atomically(out / "bench_solvers.json", json.dumps(facts, indent=1).encode())
-    if arguments.json:
-        emit(facts)
-    else:
-        inner = ("block", "steps") if chosen.block is not None else ()
-        rows = [
-            [
-                p.solver,
-                *(str(getattr(p, name) or "") for name in inner),
-                str(p.calls or ""),
-                _share(p.known),
-                f"{p.perplexity.value:.2f}",
-                f"{p.entropy:.2f}",
-            ]
-            for p in (*points, held)
+    inner = ("block", "steps") if chosen.block is not None else ()
+    rows = [
+        [
+            p.solver,
+            *(str(getattr(p, name) or "") for name in inner),
+            str(p.calls or ""),
+            _share(p.known),
+            f"{p.perplexity.value:.2f}",
+            f"{p.entropy:.2f}",
         ]
-        heads = ("solver", *inner, "calls a text", "known words", "perplexity a byte", "entropy, bits a token")
-        print(table(rows, heads))
-        print(f"\nrecommended: {why}")
-    say(f"{facts['seconds']:.0f} s; written to {out / 'bench_solvers.json'}")
-    return 0
+        for p in (*points, held)
+    ]
+    heads = ("solver", *inner, "calls a text", "known words", "perplexity a byte", "entropy, bits a token")
+    return _hand_over(arguments, out, facts, rows, heads, started)
 
 
 def _series(
@@ -243,7 +234,6 @@ def _series(
     """Compare numbers of calls of a system that forecasts, or scales where it guides itself, by its loss."""
     from condiff.cli.forecasting import series_for
     from condiff.tasks.compare_series import fewest_calls, series_quality
-    from condiff.train.checkpoint import write_atomically
 
     for flag in ("blocks", "top_p", "fine", "batch_size"):
         if getattr(arguments, flag) is not None:
@@ -280,31 +270,44 @@ def _series(
         "seed": arguments.seed,
         "rows": [point.to_json() for point in points],
         "recommendation": {**asked, "guidance_scale": chosen.scale, "calls": chosen.calls, "why": why},
-        "seconds": round(time.perf_counter() - started, 2),
     }
-    write_atomically(out / "bench_solvers.json", json.dumps(facts, indent=1).encode())
+    inner = ("guidance scale",) if chosen.scale is not None else ()
+    rows = [
+        [
+            p.solver,
+            str(p.calls),
+            *(f"{p.scale:g}" for _ in inner),
+            f"{p.loss.value:.4g}",
+            "{:.4g} to {:.4g}".format(*p.loss.interval),
+            f"{p.cover.value:.0%}",
+        ]
+        for p in points
+    ]
+    heads = ("solver", "calls a draw", *inner, "weighted quantile loss", "interval (95 %)", "in the 90 % band")
+    say(f"on {len(windows)} windows of the validation part")
+    return _hand_over(arguments, out, facts, rows, heads, started)
+
+
+def _hand_over(
+    arguments: argparse.Namespace,
+    out: Path,
+    facts: dict[str, Any],
+    rows: Sequence[Sequence[str]],
+    heads: Sequence[str],
+    started: float,
+) -> int:
+    """Write what was measured, and tell it: one JSON object, or a table and what is recommended."""
+    from condiff.train.checkpoint import write_atomically
+
+    facts["seconds"] = round(time.perf_counter() - started, 2)
+    place = out / "bench_solvers.json"
+    write_atomically(place, json.dumps(facts, indent=1).encode())
     if arguments.json:
         emit(facts)
     else:
-        inner = ("guidance scale",) if chosen.scale is not None else ()
-        rows = [
-            [
-                p.solver,
-                str(p.calls),
-                *(f"{p.scale:g}" for _ in inner),
-                f"{p.loss.value:.4g}",
-                "{:.4g} to {:.4g}".format(*p.loss.interval),
-                f"{p.cover.value:.0%}",
-            ]
-            for p in points
-        ]
-        heads = ("solver", "calls a draw", *inner, "weighted quantile loss", "interval (95 %)", "in the 90 % band")
         print(table(rows, heads))
-        print(f"\nrecommended: {why}")
-    say(
-        f"{len(windows)} windows of the validation part; {facts['seconds']:.0f} s; written to "
-        f"{out / 'bench_solvers.json'}"
-    )
+        print(f"\nrecommended: {facts['recommendation']['why']}")
+    say(f"{facts['seconds']:.0f} s; written to {place}")
     return 0
 
 

@@ -133,8 +133,10 @@ def candidates(system: System[Any, Any], names: Iterable[str] | None = None) -> 
     return found
 
 
-def costs(system: System[Any, Any], solver: Solver[Any, Any], device: torch.device | str = "cpu") -> tuple[int, int]:
-    """Measure the calls of a solver on this system as (calls at 2 steps, calls of each further step).
+def costs(
+    system: System[Any, Any], solver: Solver[Any, Any] | str | None, device: torch.device | str = "cpu"
+) -> tuple[int, int]:
+    """Measure the calls of a solver on this system, its own if None, as (calls at 2 steps, calls of each further step).
 
     Raises:
         TypeError, ValueError: If the solver does not suit the system's process.

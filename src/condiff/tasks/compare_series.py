@@ -11,7 +11,7 @@ from condiff.data.tracks import Tracks
 from condiff.data.windows import origins
 from condiff.evaluate.metric import Metric
 from condiff.evaluate.series import Score, band_coverage, weighted_quantile_loss
-from condiff.tasks.compare import CALLS, steps_for
+from condiff.tasks.compare import CALLS, costs, steps_for
 from condiff.tasks.compare_text import OWN
 from condiff.tasks.forecast import Backtest, Trained, backtest, window_of
 from condiff.tasks.generate import SOLVERS, guides, solver_named, suits
@@ -102,8 +102,8 @@ def series_quality(
     test = backtest(tracks, window.horizon, origins(tracks.tracks, window, 1), most=most)
     points = []
     for name, way in _ways(system, solvers, scales):
-        cost = _costs(way, test)
-        for steps in _steps(system, way, cost, calls, scales is not None or way.guidance_scale is not None):
+        cost = costs(system, way.solver)
+        for steps in _steps(way, cost, calls):
             used = cost[0] + (steps - 2) * cost[1]
             try:
                 draws = replace(way, num_steps=steps)(test.tracks, window.horizon, num_samples=num_samples, seed=seed)
@@ -144,25 +144,13 @@ def _ways(
         yield OWN, Trained(system)
 
 
-def _costs(way: Trained, test: Backtest) -> tuple[int, int]:
-    """Count the calls of a draw at two steps, and those of each further step."""
-    found = []
-    for steps in (2, 4):
-        rows: list[int] = []
-        counting = replace(way, num_steps=steps, spent=rows.append)
-        counting(test.tracks[:1], window_of(way.system).horizon, num_samples=1, seed=0)
-        found.append(sum(rows))
-    return found[0], (found[1] - found[0]) // 2
-
-
-def _steps(
-    system: System[Any, Any], way: Trained, cost: tuple[int, int], calls: Sequence[int] | None, by_scale: bool
-) -> list[int]:
-    if calls is not None:
-        return sorted({steps for n in calls if (steps := steps_for(cost, n))})
-    if by_scale:
-        return [system.num_steps]
-    return sorted({steps for n in CALLS if (steps := steps_for(cost, n))} | ({system.num_steps} - {1}))
+def _steps(way: Trained, cost: tuple[int, int], calls: Sequence[int] | None) -> list[int]:
+    """List the steps of a way: those that numbers of calls buy, and its system's own if none are asked for."""
+    own = way.system.num_steps
+    if calls is None and way.guidance_scale is not None:
+        return [own]
+    bought = {steps for n in calls or CALLS if (steps := steps_for(cost, n))}
+    return sorted(bought if calls is not None else bought | ({own} - {1}))
 
 
 def fewest_calls(points: Sequence[SeriesPoint]) -> SeriesPoint:
