@@ -362,6 +362,13 @@ def test_a_run_that_guides_itself_takes_a_scale_and_makes_windows(folder, capsys
         assert said in capsys.readouterr().err
 
 
+def test_a_plot_without_matplotlib_is_refused_before_anything_is_made(folder, monkeypatch, capsys):
+    monkeypatch.setattr("condiff.cli.forecast_verb.find_spec", lambda name: None)
+    assert main("forecast run --out none.csv --plot none.png".split()) == 2
+    assert capsys.readouterr().err == "condiff: --plot needs matplotlib: pip install condiff[plot]\n"
+    assert not (folder / "none.csv").exists()
+
+
 def test_solvers_of_a_run_are_compared_on_the_validation_part(folder, capsys):
     assert main("bench solvers run --solvers ddim,heun --calls 3,7 -n 10 --json".split()) == 0
     told = json.loads(capsys.readouterr().out)
@@ -390,7 +397,10 @@ def test_scales_of_a_run_that_guides_itself_are_compared(folder, capsys):
     told = json.loads(capsys.readouterr().out)
     assert [(row["calls"], row["scale"]) for row in told["rows"]] == [(3, 2.0), (3, 8.0)]
     assert told["recommendation"]["solver"] is None
-    assert told["recommendation"]["guidance_scale"] in (2.0, 8.0)
+    chosen = told["recommendation"]
+    assert chosen["guidance_scale"] in (2.0, 8.0)
+    end = "smallest scale tried, so look at smaller" if chosen["guidance_scale"] == 2.0 else "largest scale tried"
+    assert end in chosen["why"]
     found = {}
     for scale in ("0", "8"):
         assert main(f"eval pulled --steps 3 --guidance-scale {scale} --quick -n 10 --json".split()) == 0

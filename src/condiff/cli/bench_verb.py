@@ -260,6 +260,10 @@ def _series(
     why = (
         f"{chosen.solver} with {chosen.calls} calls a draw{scale}: loss {chosen.score.value:.4g}, the least {least:.4g}"
     )
+    tried = [point.scale for point in points if point.scale is not None]
+    if len(set(tried)) > 1 and chosen.scale in (min(tried), max(tried)):
+        end, way = ("smallest", "smaller") if chosen.scale == min(tried) else ("largest", "larger")
+        why += f"; {chosen.scale:g} is the {end} scale tried, so look at {way} ones too, by --scales"
     facts = {
         "kind": "solvers",
         "run": arguments.run,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from condiff.cli.errors import UsageError, usage
@@ -40,6 +41,8 @@ def run(words: list[str]) -> int:
     check_file("--out", out, ".csv")
     if arguments.plot:
         check_file("--plot", Path(arguments.plot), ".png")
+        if find_spec("matplotlib") is None:
+            raise UsageError("--plot needs matplotlib: pip install condiff[plot]")
 
     from condiff.cli.forecasting import (
         draw_forecast,

@@ -226,16 +226,10 @@ def difference(path: Path, heads: Sequence[str], rows: Sequence[Sequence[str]]) 
 def draw_forecast(
     out: Path, found: Forecast, window: Window, truth: Sequence[Any] | None, facts: Mapping[str, Any]
 ) -> None:
-    """Draw history, median and bands of the first series into a PNG.
+    """Draw history, median and bands of the first series into a PNG; needs matplotlib (extra `[plot]`)."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.figure import Figure
 
-    Raises:
-        UsageError: If matplotlib is not installed.
-    """
-    try:
-        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("--plot needs matplotlib: pip install condiff[plot]") from None
     from condiff.train.checkpoint import write_atomically
 
     shown = min(len(found.tracks), MOST_PANELS)

@@ -16,7 +16,7 @@ from condiff.tasks.compare_text import OWN
 from condiff.tasks.forecast import Backtest, Trained, backtest, window_of
 from condiff.tasks.generate import SOLVERS, guides, solver_named, suits
 
-FACTORS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+FACTORS = (0.0625, 0.25, 1.0, 4.0, 16.0)
 """Scales that are tried where a system guides itself, in units of its own."""
 
 TIED = 0.02
